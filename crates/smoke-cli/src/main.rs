@@ -1,0 +1,2 @@
+//! The smoke command line.
+fn main() {}
