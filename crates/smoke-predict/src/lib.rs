@@ -1,1 +1,49 @@
-//! Work in progress.
+//! Predictors of which weights a model will use next.
+//!
+//! Whoever streams weights needs to know the future twice: prefetch asks what comes next
+//! ([`Forecast::upcoming`]), eviction asks how far away a resident unit's next use is ([`Forecast::next_use`]). A
+//! predictor answers both and learns from the accesses that it is told of ([`AccessPredictor::observe`]).
+//!
+//! | predictor | knows | for |
+//! |---|---|---|
+//! | [`CyclicPredictor`] | the order of one pass, which repeats | dense models: the architecture tells the order |
+//! | [`MarkovPredictor`] | nothing at first; learns which unit follows which | models whose order nobody told |
+//!
+//! [`Scored`] wraps either and counts how often it was right, beside two baselines that cost nothing.
+//!
+//! This crate knows no bytes and no budget: what is worth loading is decided by `smoke-prefetch`, what is evicted by the
+//! policies of `smoke-cache`.
+//!
+//! ```
+//! use smoke_predict::{AccessPredictor, Access, CyclicPredictor, Forecast, NextUse, Step, UnitId};
+//!
+//! let mut predictor = CyclicPredictor::new((0..4).map(UnitId).collect());
+//! predictor.observe(Access { step: Step(0), unit: UnitId(0) });
+//! assert_eq!(predictor.next_use(UnitId(1)), NextUse::In(1));
+//! assert_eq!(predictor.next_use(UnitId(0)), NextUse::In(4));
+//!
+//! let mut soon = Vec::new();
+//! predictor.upcoming(2, &mut soon);
+//! assert_eq!(soon.iter().map(|expected| expected.unit).collect::<Vec<_>>(), [UnitId(1), UnitId(2)]);
+//! ```
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `conformance` | [`conformance`](crate::conformance): the rules of [`AccessPredictor`] as checks to run on your own |
+#![cfg_attr(not(feature = "conformance"), allow(rustdoc::broken_intra_doc_links))]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod cyclic;
+mod markov;
+mod predictor;
+mod scored;
+
+pub use cyclic::CyclicPredictor;
+pub use markov::MarkovPredictor;
+pub use predictor::AccessPredictor;
+pub use scored::{Accuracy, Scored};
+pub use smoke_core::{Access, ExpectedUse, Forecast, NextUse, NoForecast, Step, UnitId};

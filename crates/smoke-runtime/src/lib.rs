@@ -1,1 +1,31 @@
-//! Work in progress.
+//! Runs language models larger than memory.
+//!
+//! A thin facade: [`Runtime`] opens a model, plans what stays in memory under a byte budget and what streams from the
+//! disk, and generates tokens. The parts are crates of their own, re-exported here under short names.
+#![forbid(unsafe_code)]
+
+mod builder;
+mod error;
+mod plan;
+mod probe;
+mod runtime;
+mod statistics;
+
+pub use builder::{POLICY_NAMES, RuntimeBuilder};
+pub use error::RuntimeError;
+pub use plan::Plan;
+pub use probe::{Limit, Prediction, Probe};
+pub use runtime::{AtEnd, GenerateOptions, Generation, Prompt, Runtime, Token};
+pub use smoke_burn::DeviceKind;
+pub use smoke_core::ByteSize;
+pub use smoke_models::text::{Message, Sampling};
+pub use statistics::Statistics;
+
+pub use smoke_burn as burn;
+pub use smoke_cache as cache;
+pub use smoke_core as core;
+pub use smoke_models as models;
+pub use smoke_predict as predict;
+pub use smoke_prefetch as prefetch;
+pub use smoke_quant as quant;
+pub use smoke_storage as storage;

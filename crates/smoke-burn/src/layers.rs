@@ -1,0 +1,263 @@
+//! Layers whose weights are streamed and multiplied by in their stored encoding.
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Tensor, TensorData};
+use smoke_prefetch::StreamError;
+use smoke_quant::{PackedError, PackedMatrix};
+use smoke_storage::Extent;
+
+use crate::layout::{Cut, Layout, LayoutError, Piece, PlacedTensor};
+use crate::weights::{WeightError, Weights};
+
+/// How the matrix of a linear layer lies in the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Orientation {
+    OutputsByInputs,
+    InputsByOutputs,
+}
+
+/// A linear layer, `y = x Wᵀ + b`, that holds no weights.
+///
+/// On the host it multiplies by the packed bytes in the cache; on other devices each piece is decoded and uploaded for
+/// the moment of its use.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Arc<PlacedTensor>,
+    bias: Option<Arc<PlacedTensor>>,
+    orientation: Orientation,
+}
+
+impl Linear {
+    /// Places the matrix `name.weight` of shape `[outputs, inputs]`, as PyTorch's `Linear` stores it.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if the checkpoint has no such tensor.
+    pub fn place(layout: &mut Layout<'_>, name: &str, inputs: usize, outputs: usize) -> Result<Self, LayoutError> {
+        Self::place_as(layout, name, [outputs, inputs], Orientation::OutputsByInputs)
+    }
+
+    /// Places the matrix `name.weight` of shape `[inputs, outputs]`, as GPT-2's `Conv1D` stores it.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if the checkpoint has no such tensor.
+    pub fn place_conv1d(layout: &mut Layout<'_>, name: &str, inputs: usize, outputs: usize) -> Result<Self, LayoutError> {
+        Self::place_as(layout, name, [inputs, outputs], Orientation::InputsByOutputs)
+    }
+
+    /// Places the vector `name.bias`, too, of the same `name`.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if the checkpoint has no such tensor.
+    pub fn with_bias(mut self, layout: &mut Layout<'_>) -> Result<Self, LayoutError> {
+        let name = format!("{}.bias", self.weight.name.trim_end_matches(".weight"));
+        self.bias = Some(layout.place(&name, &[self.outputs()], Cut::Whole)?);
+        Ok(self)
+    }
+
+    fn place_as(
+        layout: &mut Layout<'_>,
+        name: &str,
+        shape: [usize; 2],
+        orientation: Orientation,
+    ) -> Result<Self, LayoutError> {
+        let weight = layout.place(&format!("{name}.weight"), &shape, Cut::ByRow)?;
+        Ok(Self { weight, bias: None, orientation })
+    }
+
+    /// Applies the layer to the last dimension of `x`: `[.., inputs]` to `[.., outputs]`.
+    ///
+    /// # Errors
+    /// [`WeightError`] if the weights cannot be loaded or are corrupt.
+    ///
+    /// # Panics
+    /// If the last dimension of `x` is not `inputs`.
+    pub fn forward<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
+        let y = if weights.on_host() { self.on_host(weights, x)? } else { self.on_device(weights, x)? };
+        match &self.bias {
+            Some(bias) => Ok(y + weights.tensor::<1>(bias)?.unsqueeze()),
+            None => Ok(y),
+        }
+    }
+
+    /// Features that go in.
+    pub fn inputs(&self) -> usize {
+        match self.orientation {
+            Orientation::OutputsByInputs => self.weight.columns(),
+            Orientation::InputsByOutputs => self.weight.rows(),
+        }
+    }
+
+    /// Features that come out.
+    pub fn outputs(&self) -> usize {
+        match self.orientation {
+            Orientation::OutputsByInputs => self.weight.rows(),
+            Orientation::InputsByOutputs => self.weight.columns(),
+        }
+    }
+
+    /// The most floats that a forward pass unpacks at once: none on the host.
+    pub fn unpacked_elements(&self, on_host: bool) -> usize {
+        let largest = self.weight.pieces.iter().map(|piece| piece.rows * self.weight.columns()).max();
+        if on_host { 0 } else { largest.unwrap_or(0) }
+    }
+
+    fn on_host<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
+        let (inputs, outputs) = (self.inputs(), self.outputs());
+        let mut shape = x.dims();
+        assert_eq!(shape[D - 1], inputs, "{}: the input has another number of features", self.weight.name);
+        let data = x.into_data();
+        let x = data.as_slice::<f32>().expect("activations on the host are f32");
+        let tokens = x.len() / inputs.max(1);
+        let mut y = vec![0.0_f32; tokens * outputs];
+        for piece in &self.weight.pieces {
+            let lease = weights.lease(piece)?;
+            let matrix = self.packed(piece, lease.part(piece.part))?;
+            match self.orientation {
+                Orientation::OutputsByInputs => matrix.multiply(x, &mut y[piece.first_row..], outputs),
+                Orientation::InputsByOutputs => matrix.multiply_transposed(&x[piece.first_row..], inputs, &mut y),
+            }
+        }
+        shape[D - 1] = outputs;
+        Ok(Tensor::from_data(TensorData::new(y, shape), (weights.device(), DType::F32)))
+    }
+
+    fn on_device<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
+        let mut shape = x.dims();
+        let inputs = self.inputs();
+        let x: Tensor<2> = x.reshape([-1, inputs as i32]);
+        let mut columns = Vec::new();
+        let mut sum: Option<Tensor<2>> = None;
+        for piece in &self.weight.pieces {
+            let lease = weights.lease(piece)?;
+            let mut values = vec![0.0_f32; piece.rows * self.weight.columns()];
+            smoke_quant::decode(self.weight.encoding, lease.part(piece.part), &mut values)
+                .map_err(|cause| self.corrupt(cause))?;
+            let data = TensorData::new(values, [piece.rows, self.weight.columns()]);
+            let matrix = Tensor::<2>::from_data(data, (weights.device(), DType::F32));
+            match self.orientation {
+                Orientation::OutputsByInputs => columns.push(x.clone().matmul(matrix.transpose())),
+                Orientation::InputsByOutputs => {
+                    let rows = piece.first_row..piece.first_row + piece.rows;
+                    let part = x.clone().slice([0..x.dims()[0], rows]).matmul(matrix);
+                    sum = Some(match sum {
+                        Some(sum) => sum + part,
+                        None => part,
+                    });
+                }
+            }
+        }
+        shape[D - 1] = self.outputs();
+        let y = sum.unwrap_or_else(|| Tensor::cat(columns, 1));
+        Ok(y.reshape(shape))
+    }
+
+    fn packed<'a>(&self, piece: &Piece, bytes: &'a [u8]) -> Result<PackedMatrix<'a>, WeightError> {
+        PackedMatrix::new(self.weight.encoding, piece.rows, self.weight.columns(), bytes)
+            .map_err(|cause| self.corrupt(cause))
+    }
+
+    fn corrupt(&self, cause: PackedError) -> WeightError {
+        WeightError::Packed { name: self.weight.name.clone(), cause }
+    }
+}
+
+/// A vector of weights, such as a norm's scale, that is a tensor when it is used.
+#[derive(Clone, Debug)]
+pub struct Vector {
+    placed: Arc<PlacedTensor>,
+}
+
+impl Vector {
+    /// Places the tensor `name` of `len` elements.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if the checkpoint has no such tensor.
+    pub fn place(layout: &mut Layout<'_>, name: &str, len: usize) -> Result<Self, LayoutError> {
+        Ok(Self { placed: layout.place(name, &[len], Cut::Whole)? })
+    }
+
+    /// The vector as floats, shaped `[1, .., 1, len]`.
+    ///
+    /// # Errors
+    /// [`WeightError`] if it cannot be loaded or decoded.
+    pub fn tensor<const D: usize>(&self, weights: &Weights) -> Result<Tensor<D>, WeightError> {
+        Ok(weights.tensor::<1>(&self.placed)?.unsqueeze())
+    }
+}
+
+/// A table of rows, one for each token or position, of which a forward pass uses a few.
+///
+/// Rows are read one by one, past the cache: a vocabulary matrix is never loaded to look up a word. Where the table is
+/// also the output head ([`shared_with`](Self::shared_with)), rows that happen to be resident are taken from the cache.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    name: String,
+    encoding: smoke_core::Encoding,
+    extent: Extent,
+    rows: usize,
+    columns: usize,
+    shared: Option<Arc<PlacedTensor>>,
+}
+
+impl Embedding {
+    /// Finds the table `name` of `rows` rows and `columns` columns.
+    ///
+    /// # Errors
+    /// [`LayoutError`] if the checkpoint has no such tensor.
+    pub fn find(layout: &Layout<'_>, name: &str, rows: usize, columns: usize) -> Result<Self, LayoutError> {
+        let info = layout.find(name, &[rows, columns])?;
+        if info.encoding.bytes_for(columns as u64).is_none() {
+            return Err(LayoutError::Row { name: name.to_owned(), encoding: info.encoding, columns });
+        }
+        let name = name.to_owned();
+        Ok(Self { name, encoding: info.encoding, extent: info.extent, rows, columns, shared: None })
+    }
+
+    /// Takes rows that are resident from the cache where `head` multiplies by this same table.
+    pub fn shared_with(mut self, head: &Linear) -> Self {
+        self.shared = (head.weight.name == self.name).then(|| Arc::clone(&head.weight));
+        self
+    }
+
+    /// The rows of `ids`, shaped `[ids.len(), columns]`.
+    ///
+    /// # Errors
+    /// [`WeightError`] if a row cannot be read or decoded.
+    ///
+    /// # Panics
+    /// If an id is not below the number of rows.
+    pub fn forward(&self, weights: &Weights, ids: &[u32]) -> Result<Tensor<2>, WeightError> {
+        let mut values = vec![0.0_f32; ids.len() * self.columns];
+        let row_bytes = (self.extent.len / self.rows.max(1) as u64) as usize;
+        let mut row = vec![0_u8; row_bytes];
+        for (&id, out) in ids.iter().zip(values.chunks_exact_mut(self.columns.max(1))) {
+            assert!((id as usize) < self.rows, "{}: row {id} of {} rows", self.name, self.rows);
+            self.read_row(weights, id as usize, &mut row)?;
+            smoke_quant::decode(self.encoding, &row, out)
+                .map_err(|cause| WeightError::Packed { name: self.name.clone(), cause })?;
+        }
+        let data = TensorData::new(values, [ids.len(), self.columns]);
+        Ok(Tensor::from_data(data, (weights.device(), DType::F32)))
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn read_row(&self, weights: &Weights, id: usize, row: &mut [u8]) -> Result<(), StreamError> {
+        let resident = self.shared.as_ref().and_then(|shared| {
+            let piece = shared.pieces.iter().find(|piece| (piece.first_row..piece.first_row + piece.rows).contains(&id))?;
+            Some((weights.streamer().peek(piece.part.unit)?, piece))
+        });
+        if let Some((lease, piece)) = resident {
+            let start = (id - piece.first_row) * row.len();
+            row.copy_from_slice(&lease.part(piece.part)[start..start + row.len()]);
+            return Ok(());
+        }
+        let len = row.len() as u64;
+        let extent = Extent { offset: self.extent.offset + id as u64 * len, len, ..self.extent };
+        weights.streamer().read_uncached(extent, row)
+    }
+}

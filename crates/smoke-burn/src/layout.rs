@@ -1,0 +1,241 @@
+//! From tensors to units: which bytes of a checkpoint are loaded together, and in which order they are used.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use smoke_core::{Encoding, UnitId};
+use smoke_storage::{Extent, PartId, TensorIndex, TensorInfo, UnitMap, UnitMapBuilder};
+
+/// A tensor that has its place in units: what a layer keeps instead of its weight.
+#[derive(Clone, Debug)]
+pub struct PlacedTensor {
+    /// The tensor's name in the checkpoint.
+    pub name: String,
+    /// How its elements are written.
+    pub encoding: Encoding,
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Where its rows lie, first row first. Rows are slices along the outermost dimension; a tensor of one dimension is
+    /// one row.
+    pub pieces: Vec<Piece>,
+}
+
+/// Some rows of a tensor, in one unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where the bytes lie.
+    pub part: PartId,
+    /// The first row of the piece.
+    pub first_row: usize,
+    /// How many rows it has.
+    pub rows: usize,
+}
+
+impl PlacedTensor {
+    /// The number of rows: the outermost dimension, or 1 for a tensor of one dimension.
+    pub fn rows(&self) -> usize {
+        if self.shape.len() < 2 { 1 } else { self.shape[0] }
+    }
+
+    /// Elements of one row.
+    pub fn columns(&self) -> usize {
+        self.elements() / self.rows().max(1)
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Whether a tensor may be cut into pieces that lie in different units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The tensor stays whole, in a unit as large as it needs.
+    Whole,
+    /// Rows may be spread over units, none of which passes the layout's unit size (a single row may).
+    ByRow,
+}
+
+/// Why a tensor has no place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// The checkpoint has no tensor of this name.
+    #[error("the checkpoint has no tensor `{name}`; it is not a checkpoint of this model, or a shard is missing")]
+    Missing {
+        /// The name that was looked for.
+        name: String,
+    },
+    /// The tensor has another shape than the model.
+    #[error("tensor `{name}` has shape {found:?} where the model needs {expected:?}: checkpoint and config disagree")]
+    Shape {
+        /// The tensor's name.
+        name: String,
+        /// Its shape in the checkpoint.
+        found: Vec<u64>,
+        /// The shape that the model needs.
+        expected: Vec<usize>,
+    },
+    /// The tensor's elements are no real numbers.
+    #[error("tensor `{name}` is stored as {encoding}, which cannot be a weight")]
+    Encoding {
+        /// The tensor's name.
+        name: String,
+        /// How it is stored.
+        encoding: Encoding,
+    },
+    /// A quantised row is no whole number of blocks.
+    #[error("tensor `{name}`: a row of {columns} elements is no whole number of {encoding} blocks")]
+    Row {
+        /// The tensor's name.
+        name: String,
+        /// How it is stored.
+        encoding: Encoding,
+        /// Elements of a row.
+        columns: usize,
+    },
+}
+
+/// Gives tensors their place in units, in the order in which a forward pass uses them.
+///
+/// Tensors that are placed one after another share a unit until it holds the unit size; a larger tensor is cut by rows
+/// over several units. Small units cost less residency for what streams through, large ones fewer reads; see
+/// [`unit_bytes_for`](Self::unit_bytes_for).
+#[derive(Debug)]
+pub struct Layout<'a> {
+    index: &'a TensorIndex,
+    map: UnitMapBuilder,
+    unit_bytes: u64,
+    filled_bytes: Option<u64>,
+    schedule: Vec<UnitId>,
+    placed: HashMap<String, Arc<PlacedTensor>>,
+}
+
+impl<'a> Layout<'a> {
+    /// An empty layout of the tensors in `index` for reads aligned to `alignment` bytes, with units of about
+    /// `unit_bytes`.
+    pub fn new(index: &'a TensorIndex, alignment: u64, unit_bytes: u64) -> Self {
+        Self {
+            index,
+            map: UnitMapBuilder::new(alignment),
+            unit_bytes,
+            filled_bytes: None,
+            schedule: Vec::new(),
+            placed: HashMap::new(),
+        }
+    }
+
+    /// The unit size for a model of `model_bytes`: a 256th of it, but at least 8 KiB and at most 4 MiB.
+    ///
+    /// Three or four units are in flight or in use at any time; at a 256th each they take less than two percent of the
+    /// model from what can stay resident, and at 4 MiB a disk is as fast as it gets.
+    pub fn unit_bytes_for(model_bytes: u64) -> u64 {
+        (model_bytes / 256).clamp(8 << 10, 4 << 20)
+    }
+
+    /// The checkpoint's index.
+    pub fn index(&self) -> &'a TensorIndex {
+        self.index
+    }
+
+    /// Finds `name` and checks that it is a weight of `shape`.
+    ///
+    /// # Errors
+    /// [`LayoutError`] where it is absent or different.
+    pub fn find(&self, name: &str, shape: &[usize]) -> Result<&'a TensorInfo, LayoutError> {
+        let info = self.index.get(name).ok_or_else(|| LayoutError::Missing { name: name.to_owned() })?;
+        if !info.shape.iter().copied().eq(shape.iter().map(|&n| n as u64)) {
+            let (name, found) = (name.to_owned(), info.shape.clone());
+            return Err(LayoutError::Shape { name, found, expected: shape.to_vec() });
+        }
+        if !info.encoding.is_real() {
+            return Err(LayoutError::Encoding { name: name.to_owned(), encoding: info.encoding });
+        }
+        Ok(info)
+    }
+
+    /// Places the tensor `name`, which must have `shape`, as the next that is used. A tensor placed before is used
+    /// again: its units return in the schedule.
+    ///
+    /// # Errors
+    /// [`LayoutError`] where it is absent or different.
+    pub fn place(&mut self, name: &str, shape: &[usize], cut: Cut) -> Result<Arc<PlacedTensor>, LayoutError> {
+        let info = self.find(name, shape)?;
+        if let Some(placed) = self.placed.get(name) {
+            let placed = Arc::clone(placed);
+            placed.pieces.iter().for_each(|piece| self.schedule_use(piece.part.unit));
+            return Ok(placed);
+        }
+        let rows = if shape.len() < 2 { 1 } else { shape[0] };
+        let columns = shape.iter().product::<usize>() / rows.max(1);
+        let row_bytes = info.encoding.bytes_for(columns as u64).ok_or_else(|| LayoutError::Row {
+            name: name.to_owned(),
+            encoding: info.encoding,
+            columns,
+        })?;
+        let mut pieces = Vec::new();
+        let mut first_row = 0;
+        while first_row < rows {
+            let rows_left = rows - first_row;
+            let rows = match cut {
+                Cut::Whole => rows_left,
+                Cut::ByRow => self.rows_that_fit(row_bytes, rows_left),
+            };
+            let extent = Extent {
+                offset: info.extent.offset + first_row as u64 * row_bytes,
+                len: rows as u64 * row_bytes,
+                ..info.extent
+            };
+            pieces.push(Piece { part: self.push(extent), first_row, rows });
+            first_row += rows;
+        }
+        let placed = Arc::new(PlacedTensor {
+            name: name.to_owned(),
+            encoding: info.encoding,
+            shape: shape.to_vec(),
+            pieces,
+        });
+        self.placed.insert(name.to_owned(), Arc::clone(&placed));
+        Ok(placed)
+    }
+
+    /// The units, and the order in which one pass uses them.
+    pub fn finish(self) -> (UnitMap, Vec<UnitId>) {
+        (self.map.finish(self.index), self.schedule)
+    }
+
+    /// Rows for the next piece: what the open unit still takes, or else what an empty one takes, evened out so that the
+    /// last piece is not a sliver.
+    fn rows_that_fit(&self, row_bytes: u64, rows_left: usize) -> usize {
+        let row_bytes = row_bytes.max(1);
+        let room = self.unit_bytes.saturating_sub(self.filled_bytes.unwrap_or(self.unit_bytes));
+        let whole = rows_left as u64 * row_bytes;
+        if whole <= room {
+            return rows_left;
+        }
+        if room >= self.unit_bytes / 2 && room >= row_bytes {
+            return (room / row_bytes) as usize;
+        }
+        let units = whole.div_ceil(self.unit_bytes.max(row_bytes));
+        (rows_left as u64).div_ceil(units) as usize
+    }
+
+    fn push(&mut self, extent: Extent) -> PartId {
+        let fits = self.filled_bytes.is_some_and(|filled| filled + extent.len <= self.unit_bytes);
+        if !fits {
+            self.map.begin_unit();
+            self.filled_bytes = Some(0);
+        }
+        self.filled_bytes = self.filled_bytes.map(|filled| filled + extent.len);
+        let part = self.map.push(extent);
+        self.schedule_use(part.unit);
+        part
+    }
+
+    fn schedule_use(&mut self, unit: UnitId) {
+        if self.schedule.last() != Some(&unit) {
+            self.schedule.push(unit);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The weights of one model on one device: bytes on the disk that become tensors for the moment of their use.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
+use smoke_core::{Encoding, Permit};
+use smoke_prefetch::{StreamError, Streamer, UnitLease};
+use smoke_quant::PackedError;
+
+use crate::layout::{Piece, PlacedTensor};
+
+/// Why a weight could not be used.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightError {
+    /// Its unit could not be loaded.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// Its bytes are not what its encoding says.
+    #[error("tensor `{name}`: {cause}")]
+    Packed {
+        /// The tensor's name.
+        name: String,
+        /// What is wrong.
+        cause: PackedError,
+    },
+}
+
+/// Hands out the weights of one model on one device.
+///
+/// Clones share everything. Between two uses nothing is held but the unit used last, so a layer whose tensors share a
+/// unit takes it once.
+#[derive(Clone)]
+pub struct Weights {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    streamer: Streamer,
+    device: Device,
+    on_host: bool,
+    current: Mutex<Option<UnitLease>>,
+}
+
+impl Weights {
+    /// Weights that come from `streamer` and are used on `device`.
+    pub fn new(streamer: Streamer, device: Device) -> Self {
+        let on_host = is_host(&device);
+        Self { shared: Arc::new(Shared { streamer, device, on_host, current: Mutex::new(None) }) }
+    }
+
+    /// Where the weights come from: its statistics, budget and controls.
+    pub fn streamer(&self) -> &Streamer {
+        &self.shared.streamer
+    }
+
+    /// The device that tensors are made on.
+    pub fn device(&self) -> &Device {
+        &self.shared.device
+    }
+
+    /// Whether the device computes in the memory that the cache lies in, so that weights are used in place.
+    pub fn on_host(&self) -> bool {
+        self.shared.on_host
+    }
+
+    /// The bytes of one piece, held until the lease is dropped. Waits until they are loaded.
+    ///
+    /// # Errors
+    /// [`StreamError`] if they cannot be read or find no room.
+    pub fn lease(&self, piece: &Piece) -> Result<UnitLease, StreamError> {
+        let unit = piece.part.unit;
+        let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lease) = current.as_ref().filter(|lease| lease.unit() == unit) {
+            return Ok(lease.clone());
+        }
+        // Let go first: the next unit may need the room.
+        *current = None;
+        let lease = self.shared.streamer.acquire(unit)?;
+        *current = Some(lease.clone());
+        Ok(lease)
+    }
+
+    /// Lets go of the unit used last, as between two requests.
+    pub fn release(&self) {
+        *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// A whole tensor as floats on the device, in its stored shape.
+    ///
+    /// On the host an `F32` tensor is a view of the cache's bytes, without a copy, and holds their lease until it is
+    /// dropped. Other encodings are decoded into memory that is drawn from the budget until the tensor is dropped; on
+    /// other devices the floats are uploaded and the host's bytes released.
+    ///
+    /// # Errors
+    /// [`WeightError`] if the bytes cannot be loaded or decoded, or the decoded floats find no room.
+    ///
+    /// # Panics
+    /// If the tensor has not `D` dimensions.
+    pub fn tensor<const D: usize>(&self, placed: &PlacedTensor) -> Result<Tensor<D>, WeightError> {
+        let bytes = match placed.pieces.as_slice() {
+            [piece] => self.view(placed, piece)?,
+            pieces => self.decoded(placed, pieces)?,
+        };
+        let data = TensorData::from_bytes(bytes, placed.shape.clone(), DType::F32);
+        Ok(Tensor::from_data(data, (&self.shared.device, DType::F32)))
+    }
+
+    fn view(&self, placed: &PlacedTensor, piece: &Piece) -> Result<Bytes, WeightError> {
+        if placed.encoding == Encoding::F32 {
+            let lease = self.lease(piece)?;
+            let view = LeasedBytes { lease, piece: *piece };
+            if view.as_ref().as_ptr().cast::<f32>().is_aligned() {
+                return Ok(shared(view));
+            }
+        }
+        self.decoded(placed, std::slice::from_ref(piece))
+    }
+
+    fn decoded(&self, placed: &PlacedTensor, pieces: &[Piece]) -> Result<Bytes, WeightError> {
+        let floats = placed.elements();
+        let permit = self.shared.streamer.make_room((floats * size_of::<f32>()) as u64)?;
+        let mut values = vec![0.0_f32; floats];
+        for piece in pieces {
+            let lease = self.lease(piece)?;
+            let out = &mut values[piece.first_row * placed.columns()..][..piece.rows * placed.columns()];
+            smoke_quant::decode(placed.encoding, lease.part(piece.part), out)
+                .map_err(|cause| WeightError::Packed { name: placed.name.clone(), cause })?;
+        }
+        Ok(shared(DecodedBytes { bytes: Bytes::from_elems(values), _permit: permit }))
+    }
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Weights")
+            .field("streamer", &self.shared.streamer)
+            .field("device", &self.shared.device)
+            .finish_non_exhaustive()
+    }
+}
+
+fn shared<T: AsRef<[u8]> + Send + 'static>(owner: T) -> Bytes {
+    Bytes::from_shared(bytes::Bytes::from_owner(owner), AllocationProperty::Other)
+}
+
+/// Bytes in the cache; whoever looks at them keeps their unit leased.
+struct LeasedBytes {
+    lease: UnitLease,
+    piece: Piece,
+}
+
+impl AsRef<[u8]> for LeasedBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.lease.part(self.piece.part)
+    }
+}
+
+/// Decoded floats; the budget gets their bytes back when nobody looks at them any more.
+struct DecodedBytes {
+    bytes: Bytes,
+    _permit: Permit,
+}
+
+impl AsRef<[u8]> for DecodedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(feature = "flex")]
+fn is_host(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
+#[cfg(not(feature = "flex"))]
+fn is_host(_device: &Device) -> bool {
+    false
+}

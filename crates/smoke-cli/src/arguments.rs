@@ -1,0 +1,101 @@
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use smoke_runtime::{ByteSize, DeviceKind, POLICY_NAMES};
+
+/// Runs language models larger than memory: weights stream from the disk just before they are needed, and the memory
+/// that you allow is never exceeded.
+#[derive(Debug, Parser)]
+#[command(name = "smoke", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Answers a prompt, token by token.
+    #[command(after_help = "Examples:
+  smoke run models/smollm2 --memory 50MB --prompt \"Why is the sky blue?\"
+  smoke run model.gguf --memory 4GB --raw --prompt \"Once upon a time\" --temperature 0.8 --seed 7
+  smoke run models/llama --memory 3.5GiB --prompt-ids 1,2,3 --max-tokens 16 --json")]
+    Run(RunArguments),
+    /// Lists a checkpoint's tensors and the units in which they are loaded.
+    Inspect(InspectArguments),
+    /// Says what stays in memory, what streams and how fast that will be, before anything is loaded.
+    Plan(PlanArguments),
+}
+
+/// The model and where it runs.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArguments {
+    /// A directory with a model as Hugging Face lays it out, or a safetensors or GGUF file.
+    pub(crate) model: PathBuf,
+    /// Where tensors are computed: cpu, wgpu or cuda.
+    #[arg(long, default_value_t = DeviceKind::Cpu)]
+    pub(crate) device: DeviceKind,
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    /// The most memory for weights, keys and values and activations together: 4GB, 3.5GiB, 800M.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: ByteSize,
+    /// What to answer; read from standard input if neither this nor --prompt-ids is given.
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_ids")]
+    pub(crate) prompt: Option<String>,
+    /// The prompt as token ids, separated by commas.
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',')]
+    pub(crate) prompt_ids: Option<Vec<u32>>,
+    /// Continue the prompt as it is, without the model's chat template.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// The most tokens to generate.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) max_tokens: usize,
+    /// Go on after the model's end-of-text token.
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+    /// Above zero, tokens are drawn at random: the higher, the wilder. Zero takes the likeliest.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// Draw only from the K likeliest tokens.
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<NonZeroUsize>,
+    /// Draw only from the likeliest tokens that hold this share of the probability.
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// The same seed draws the same tokens.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Threads that compute; as many as the machine has cores unless given.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// What to evict when memory is full.
+    #[arg(long, value_name = "NAME", default_value = POLICY_NAMES[0], value_parser = POLICY_NAMES.to_vec())]
+    pub(crate) policy: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    /// The most memory for weights, keys and values and activations together: 4GB, 3.5GiB, 800M.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: ByteSize,
+    /// Tokens of prompt and answer to plan for.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) context: usize,
+}

@@ -1,0 +1,59 @@
+//! From a checkpoint to its model.
+
+use std::collections::BTreeMap;
+
+use smoke_burn::Layout;
+use smoke_storage::{Checkpoint, Format};
+
+use crate::config::Config;
+use crate::error::ModelError;
+use crate::gpt2::Gpt2;
+use crate::llama::Llama;
+use crate::model::CausalLm;
+
+/// Reads a checkpoint's configuration and places its weights.
+pub type Place = fn(&Checkpoint, &mut Layout<'_>) -> Result<Box<dyn CausalLm>, ModelError>;
+
+/// The architectures by name: `model_type` in `config.json`, `general.architecture` in a GGUF file.
+///
+/// [`Default`] knows those of this crate; add your own with [`with`](Self::with).
+#[derive(Clone, Debug)]
+pub struct AutoModel {
+    architectures: BTreeMap<(Format, String), Place>,
+}
+
+impl Default for AutoModel {
+    fn default() -> Self {
+        let llama: Place = |checkpoint, layout| Ok(Box::new(Llama::place(checkpoint, layout)?));
+        let gpt2: Place = |checkpoint, layout| Ok(Box::new(Gpt2::place(checkpoint, layout)?));
+        let none = Self { architectures: BTreeMap::new() };
+        none.with(Format::Safetensors, "llama", llama)
+            .with(Format::Gguf, "llama", llama)
+            .with(Format::Safetensors, "gpt2", gpt2)
+    }
+}
+
+impl AutoModel {
+    /// Adds an architecture, or replaces the one of that name.
+    pub fn with(mut self, format: Format, name: &str, place: Place) -> Self {
+        self.architectures.insert((format, name.to_owned()), place);
+        self
+    }
+
+    /// Builds the checkpoint's model and places its weights in `layout`.
+    ///
+    /// # Errors
+    /// [`ModelError::Unsupported`] if no architecture of that name is known; else what building it says.
+    pub fn place(&self, checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Box<dyn CausalLm>, ModelError> {
+        let format = checkpoint.metadata().format;
+        let name: String = match Config::of_gguf(checkpoint) {
+            Some(gguf) => gguf.required("general.architecture")?,
+            None => Config::beside(checkpoint)?.required("model_type")?,
+        };
+        let Some(place) = self.architectures.get(&(format, name.clone())) else {
+            let known = self.architectures.keys().filter(|(of, _)| *of == format).map(|(_, name)| name.as_str());
+            return Err(ModelError::unsupported("architecture", &name, known.collect::<Vec<_>>().join(", ")));
+        };
+        place(checkpoint, layout)
+    }
+}

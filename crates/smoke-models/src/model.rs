@@ -1,0 +1,115 @@
+//! What every language model has in common.
+
+use std::fmt::Debug;
+
+use burn::tensor::Tensor;
+use smoke_burn::Weights;
+
+use crate::error::ModelError;
+use crate::parts::KvCache;
+
+/// A decoder-only language model: a description of its layers that holds no weights.
+pub trait CausalLm: Debug + Send + Sync {
+    /// The sizes that callers plan by.
+    fn config(&self) -> &LmConfig;
+
+    /// Runs the next tokens of every row and adds them to `cache`. `tokens` holds the rows one after another, all of the
+    /// same length; rows that were padded on the left hold any token there.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a token is outside the vocabulary, the cache or the positions are full, or weights cannot be
+    /// loaded. After an error the cache must not be used again.
+    fn forward(&self, weights: &Weights, tokens: &[u32], cache: &mut KvCache, want: Want) -> Result<Output, ModelError>;
+}
+
+/// What a forward pass computes besides the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Want {
+    /// Logits of the last token of each row, for generation.
+    #[default]
+    LastLogits,
+    /// Logits of every token.
+    AllLogits,
+    /// Logits of every token and the hidden states between the layers.
+    HiddenStates,
+}
+
+/// What a forward pass computed.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// `[batch, tokens, vocabulary]`, with one token for [`Want::LastLogits`].
+    pub logits: Tensor<3>,
+    /// For [`Want::HiddenStates`]: the embeddings as they enter the first layer, then the output of every layer, the
+    /// last after the final norm, as Transformers counts them; each `[batch, tokens, hidden]`.
+    pub hidden_states: Vec<Tensor<3>>,
+}
+
+/// The sizes of a language model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LmConfig {
+    /// The architecture's name.
+    pub architecture: &'static str,
+    /// Tokens in the vocabulary.
+    pub vocabulary: usize,
+    /// Features of a token between the layers.
+    pub hidden: usize,
+    /// Features inside the MLP.
+    pub intermediate: usize,
+    /// The number of layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// The most tokens of one row.
+    pub max_positions: usize,
+}
+
+impl LmConfig {
+    /// Bytes of the keys and values of `tokens` tokens in `batch` rows.
+    pub fn kv_cache_bytes(&self, batch: usize, tokens: usize) -> u64 {
+        floats(self.layers * 2 * batch * self.kv_heads * self.head_dim * tokens)
+    }
+
+    /// An upper bound of the bytes that activations take at once in a forward pass of `tokens` tokens in each of `batch`
+    /// rows, when `context` tokens have been seen at its end.
+    pub fn activation_bytes(&self, batch: usize, tokens: usize, context: usize, want: Want) -> u64 {
+        let count = batch * tokens;
+        let heads = (self.heads + 2 * self.kv_heads) * self.head_dim;
+        let residual = 3 * count * self.hidden;
+        let attention = 2 * count * heads + 3 * batch * self.heads * tokens * context + batch * tokens * context;
+        let mlp = 4 * count * self.intermediate;
+        let logits = match want {
+            Want::LastLogits => batch,
+            Want::AllLogits | Want::HiddenStates => count,
+        };
+        let hidden_states = if want == Want::HiddenStates { (self.layers + 1) * count * self.hidden } else { 0 };
+        floats(residual + attention.max(mlp).max(2 * logits * self.vocabulary) + hidden_states)
+    }
+
+    pub(crate) fn check(&self, tokens: &[u32], cache: &KvCache) -> Result<usize, ModelError> {
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
+            return Err(ModelError::Token { token, vocabulary: self.vocabulary });
+        }
+        let rows = tokens.len() / cache.batch().max(1);
+        let seen = cache.len() + rows;
+        for (limit, what) in [(cache.capacity(), "the key-value cache"), (self.max_positions, "the model's context")] {
+            if seen > limit {
+                return Err(ModelError::TooLong { tokens: seen, limit, what });
+            }
+        }
+        Ok(rows)
+    }
+}
+
+fn floats(count: usize) -> u64 {
+    (count * size_of::<f32>()) as u64
+}
+
+/// The last token of each row: `[batch, tokens, hidden]` to `[batch, 1, hidden]`.
+pub(crate) fn last_token(x: Tensor<3>) -> Tensor<3> {
+    let [batch, tokens, hidden] = x.dims();
+    x.slice([0..batch, tokens - 1..tokens, 0..hidden])
+}

@@ -1,0 +1,52 @@
+use burn::tensor::Tensor;
+use smoke_burn::layers::Linear;
+use smoke_burn::{WeightError, Weights};
+
+use super::Activation;
+
+/// Two linear layers with a non-linearity between them.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    /// From the hidden size to the inner one.
+    pub up: Linear,
+    /// Applied between the two.
+    pub activation: Activation,
+    /// Back to the hidden size.
+    pub down: Linear,
+}
+
+impl Mlp {
+    /// `down(activation(up(x)))`.
+    ///
+    /// # Errors
+    /// [`WeightError`] if weights cannot be loaded.
+    pub fn forward<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
+        let inner = self.activation.apply(self.up.forward(weights, x)?);
+        self.down.forward(weights, inner)
+    }
+}
+
+/// A gated linear unit (Shazeer, 2020): SwiGLU with [`Activation::Silu`], GeGLU with a GELU.
+#[derive(Clone, Debug)]
+pub struct GatedMlp {
+    /// From the hidden size to the inner one, through the non-linearity.
+    pub gate: Linear,
+    /// From the hidden size to the inner one, multiplied by the gate.
+    pub up: Linear,
+    /// Applied to the gate.
+    pub activation: Activation,
+    /// Back to the hidden size.
+    pub down: Linear,
+}
+
+impl GatedMlp {
+    /// `down(activation(gate(x)) · up(x))`.
+    ///
+    /// # Errors
+    /// [`WeightError`] if weights cannot be loaded.
+    pub fn forward<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
+        let gate = self.activation.apply(self.gate.forward(weights, x.clone())?);
+        let up = self.up.forward(weights, x)?;
+        self.down.forward(weights, gate * up)
+    }
+}

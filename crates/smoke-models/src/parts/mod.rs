@@ -1,0 +1,15 @@
+//! What the architectures are built from, each once.
+
+mod activation;
+mod attention;
+mod kv_cache;
+mod mlp;
+mod norm;
+mod rotary;
+
+pub use activation::Activation;
+pub use attention::{Mask, attend, split_heads};
+pub use kv_cache::KvCache;
+pub use mlp::{GatedMlp, Mlp};
+pub use norm::{LayerNorm, RmsNorm};
+pub use rotary::{Pairing, RopeScaling, Rotary, Rotation};

@@ -1,0 +1,85 @@
+//! Our own predictors keep the rules, and the cyclic one agrees with a plain search.
+
+use proptest::prelude::*;
+use smoke_predict::{
+    Access, AccessPredictor, CyclicPredictor, Forecast, MarkovPredictor, NextUse, NoForecast, Scored, Step, UnitId,
+    conformance,
+};
+
+fn units(numbers: impl IntoIterator<Item = u32>) -> Vec<UnitId> {
+    numbers.into_iter().map(UnitId).collect()
+}
+
+#[test]
+fn our_predictors_conform() {
+    conformance::all(|| CyclicPredictor::new(units(0..5)));
+    conformance::all(|| CyclicPredictor::new(units([9, 0, 1, 0, 2, 9, 9])));
+    conformance::all(|| CyclicPredictor::new(Vec::new()));
+    conformance::all(MarkovPredictor::new);
+    conformance::all(|| Scored::new(MarkovPredictor::new()));
+    conformance::all(|| -> Box<dyn AccessPredictor> { Box::new(CyclicPredictor::new(units(0..3))) });
+    conformance::all(|| NoForecast);
+}
+
+#[test]
+fn the_suite_catches_a_predictor_that_names_a_unit_twice() {
+    #[derive(Debug)]
+    struct Stutter;
+    impl Forecast for Stutter {
+        fn next_use(&self, _unit: UnitId) -> NextUse {
+            NextUse::In(1)
+        }
+        fn upcoming(&self, horizon: u64, out: &mut Vec<smoke_predict::ExpectedUse>) {
+            let again = smoke_predict::ExpectedUse { unit: UnitId(0), distance: 1, probability: 0.5 };
+            out.extend((0..horizon.min(2)).map(|_| again));
+        }
+    }
+    impl AccessPredictor for Stutter {
+        fn observe(&mut self, _access: Access) {}
+    }
+    let caught = std::panic::catch_unwind(|| conformance::all(|| Stutter));
+    assert!(caught.is_err());
+}
+
+#[test]
+fn a_learner_beats_the_baselines_on_a_scan() {
+    let mut scored = Scored::new(MarkovPredictor::new());
+    for step in 0..200 {
+        scored.observe(Access { step: Step(step), unit: UnitId((step % 10) as u32) });
+    }
+    let accuracy = scored.accuracy();
+    assert_eq!(accuracy.correct, 189, "all but the first pass and the first return to its start");
+    assert!(accuracy.previous_rate() == 0.0 && accuracy.most_popular_rate() < 0.15, "{accuracy:?}");
+}
+
+proptest! {
+    /// The definition, read off the schedule written out three times.
+    #[test]
+    fn cyclic_agrees_with_a_plain_search(
+        schedule in prop::collection::vec(0..6_u32, 1..12),
+        observed in prop::collection::vec(0..8_u32, 0..30),
+    ) {
+        let mut predictor = CyclicPredictor::new(units(schedule.iter().copied()));
+        let endless: Vec<u32> = schedule.repeat(3);
+        let mut at = 0;
+        for unit in observed {
+            predictor.observe(Access { step: Step(0), unit: UnitId(unit) });
+            if let Some(ahead) = endless[at..].iter().position(|&used| used == unit) {
+                at = (at + ahead + 1) % schedule.len();
+            }
+            for asked in 0..8 {
+                let expected = endless[at..]
+                    .iter()
+                    .position(|&used| used == asked)
+                    .map_or(NextUse::Never, |ahead| NextUse::In(ahead as u64 + 1));
+                prop_assert_eq!(predictor.next_use(UnitId(asked)), expected);
+            }
+            let mut out = Vec::new();
+            predictor.upcoming(4, &mut out);
+            let mut named: Vec<u32> = endless[at..at + 4.min(schedule.len())].to_vec();
+            let mut seen = Vec::new();
+            named.retain(|unit| !seen.contains(unit) && { seen.push(*unit); true });
+            prop_assert_eq!(out.iter().map(|use_| use_.unit.0).collect::<Vec<_>>(), named);
+        }
+    }
+}

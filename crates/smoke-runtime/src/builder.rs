@@ -1,0 +1,143 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use smoke_burn::{DeviceKind, Layout, Weights};
+use smoke_cache::policy::{self, Pinned, PinnedUnits};
+use smoke_cache::{Budget, EvictionPolicy};
+use smoke_core::ByteSize;
+use smoke_models::AutoModel;
+use smoke_models::text::Tokenizer;
+use smoke_predict::{AccessPredictor, CyclicPredictor};
+use smoke_prefetch::Streamer;
+use smoke_storage::{Checkpoint, ReaderKind, WeightSource};
+
+use crate::error::RuntimeError;
+use crate::plan::{Sizes, unpack_bytes};
+use crate::runtime::Runtime;
+
+/// The names that [`RuntimeBuilder::policy_name`] takes: the plan's own policy first.
+pub const POLICY_NAMES: &[&str] = &["pinned", "next-use", "lru", "lfu", "fifo"];
+
+/// Says how a model is opened. Made by [`Runtime::builder`].
+#[derive(Debug)]
+pub struct RuntimeBuilder {
+    path: PathBuf,
+    memory: Result<Option<ByteSize>, RuntimeError>,
+    device: DeviceKind,
+    reader: Option<ReaderKind>,
+    policy: Result<Option<Box<dyn EvictionPolicy>>, RuntimeError>,
+    predictor: Option<Box<dyn AccessPredictor>>,
+    models: AutoModel,
+}
+
+impl RuntimeBuilder {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            memory: Ok(None),
+            device: DeviceKind::Cpu,
+            reader: None,
+            policy: Ok(None),
+            predictor: None,
+            models: AutoModel::default(),
+        }
+    }
+
+    /// The most memory that weights, keys and values and activations may take together, as in `4GB` or `3.5GiB`. Unless
+    /// said, the model's own size and what a context of 1024 tokens needs.
+    pub fn memory(mut self, size: &str) -> Self {
+        self.memory = size.parse().map(Some).map_err(RuntimeError::from);
+        self
+    }
+
+    /// The same in bytes.
+    pub fn memory_bytes(mut self, bytes: u64) -> Self {
+        self.memory = Ok(Some(ByteSize(bytes)));
+        self
+    }
+
+    /// Where tensors are computed; the processor unless said.
+    pub fn device(mut self, device: DeviceKind) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// How files are read. Unless said: directly, past the page cache, where units are large enough for that.
+    pub fn reader(mut self, reader: ReaderKind) -> Self {
+        self.reader = Some(reader);
+        self
+    }
+
+    /// What to evict when memory is full. Unless said: a fixed set of units stays and the others stream, which is the
+    /// best that can be done for a schedule that repeats.
+    pub fn policy(mut self, policy: impl EvictionPolicy + 'static) -> Self {
+        self.policy = Ok(Some(Box::new(policy)));
+        self
+    }
+
+    /// A policy by its name, one of [`POLICY_NAMES`].
+    pub fn policy_name(mut self, name: &str) -> Self {
+        self.policy = match name {
+            "pinned" => Ok(None),
+            _ => policy::by_name(name).map(Some).ok_or_else(|| RuntimeError::UnknownPolicy {
+                name: name.to_owned(),
+                known: POLICY_NAMES.join(", "),
+            }),
+        };
+        self
+    }
+
+    /// Who says what is used next. Unless said: the order in which the architecture uses its weights.
+    pub fn predictor(mut self, predictor: impl AccessPredictor + 'static) -> Self {
+        self.predictor = Some(Box::new(predictor));
+        self
+    }
+
+    /// The architectures that are known, to add one's own.
+    pub fn models(mut self, models: AutoModel) -> Self {
+        self.models = models;
+        self
+    }
+
+    /// Opens the model: reads its headers, configuration and tokenizer, but no weights.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if the checkpoint, its configuration or the device cannot be used, or the budget is too small.
+    pub fn open(self) -> Result<Runtime, RuntimeError> {
+        let policy = self.policy?;
+        let device = self.device.open()?;
+        let checkpoint = Checkpoint::open_with(&self.path, self.reader.unwrap_or(ReaderKind::Auto))?;
+        let model_bytes = checkpoint.index().total_bytes();
+        let unit_bytes = Layout::unit_bytes_for(model_bytes);
+        let checkpoint = match self.reader {
+            // Widening small units to whole blocks would cost more than the page cache does.
+            None if unit_bytes < 64 << 10 => Checkpoint::open_with(&self.path, ReaderKind::Pread)?,
+            _ => checkpoint,
+        };
+        let tokenizer = Tokenizer::beside(&checkpoint);
+        let checkpoint = Arc::new(checkpoint);
+        let mut layout = Layout::new(checkpoint.index(), checkpoint.alignment(), unit_bytes);
+        let model = self.models.place(&checkpoint, &mut layout)?;
+        let (units, schedule) = layout.finish();
+        let unpack_bytes = unpack_bytes(self.device == DeviceKind::Cpu, &units);
+        let sizes = Sizes { model: &*model, units: &units, schedule: &schedule, model_bytes, unpack_bytes };
+
+        let budget_bytes = match self.memory? {
+            Some(memory) => memory.bytes(),
+            None => sizes.everything_bytes(DEFAULT_CONTEXT.min(model.config().max_positions)),
+        };
+        let plan = sizes.plan(budget_bytes, 1)?;
+        let pinned = PinnedUnits::new(plan.pinned);
+        let policy = policy.unwrap_or_else(|| Box::new(Pinned::following(pinned.clone())));
+        let predictor = self.predictor.unwrap_or_else(|| Box::new(CyclicPredictor::new(schedule.clone())));
+        let streamer = Streamer::builder(checkpoint, units)
+            .budget(Budget::new(budget_bytes))
+            .policy(policy)
+            .predictor(predictor)
+            .read_ahead_bytes(plan.streaming_bytes - plan.largest_unit_bytes)
+            .build()?;
+        Ok(Runtime::new(model, Weights::new(streamer, device), tokenizer, schedule, pinned, model_bytes, unpack_bytes))
+    }
+}
+
+const DEFAULT_CONTEXT: usize = 1024;

@@ -1,0 +1,73 @@
+use smoke_burn::DeviceError;
+use smoke_core::{ByteSize, ParseByteSizeError};
+use smoke_models::ModelError;
+use smoke_models::text::{ChatError, SampleError, TokenizerError};
+use smoke_prefetch::StreamError;
+use smoke_storage::OpenError;
+
+/// Why a model cannot be opened or does not generate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The checkpoint cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The model cannot be built or run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Weights cannot be loaded, or memory cannot be had.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// Text cannot be turned into tokens or back.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template fails.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// No token can be chosen.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// The memory size cannot be read.
+    #[error(transparent)]
+    Memory(#[from] ParseByteSizeError),
+    /// No policy of this name.
+    #[error("`{name}` is not an eviction policy: choose one of {known}")]
+    UnknownPolicy {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The budget cannot hold what one token needs.
+    #[error(
+        "a budget of {budget} is too small for {context_tokens} tokens: the smallest that works is {minimum} ({kv_cache} keys and values, {activations} activations, {units} for two units of weights); raise --memory or lower --max-tokens"
+    )]
+    BudgetTooSmall {
+        /// The budget that was given.
+        budget: ByteSize,
+        /// The smallest budget that works for this many tokens.
+        minimum: ByteSize,
+        /// Tokens of prompt and answer.
+        context_tokens: usize,
+        /// What their keys and values take.
+        kv_cache: ByteSize,
+        /// What the activations of one token take.
+        activations: ByteSize,
+        /// What two units of weights take.
+        units: ByteSize,
+    },
+    /// There is nothing to begin with.
+    #[error("the prompt has no tokens: give some text, or token ids")]
+    EmptyPrompt,
+    /// The kernels' threads cannot be started.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What the thread pool said.
+        reason: String,
+    },
+}

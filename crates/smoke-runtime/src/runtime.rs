@@ -1,0 +1,352 @@
+use std::path::Path;
+use std::time::Instant;
+
+use smoke_burn::Weights;
+use smoke_cache::bound::min_bound;
+use smoke_cache::policy::PinnedUnits;
+use smoke_core::{Permit, UnitId};
+use smoke_models::parts::KvCache;
+use smoke_models::text::{AddSpecial, Message, Sampler, Sampling, StreamDecoder, Tokenizer, TokenizerError};
+use smoke_models::{CausalLm, LmConfig, Want};
+use smoke_prefetch::StreamStats;
+
+use crate::builder::RuntimeBuilder;
+use crate::error::RuntimeError;
+use crate::plan::{Plan, Sizes, prefill_chunk};
+use crate::statistics::Statistics;
+
+/// A model that is open: it generates text within a memory budget.
+///
+/// ```no_run
+/// use smoke_runtime::{GenerateOptions, Prompt, Runtime};
+///
+/// let runtime = Runtime::builder("models/smollm2").memory("50MB").open()?;
+/// for token in runtime.generate(Prompt::chat("Why is the sky blue?"), GenerateOptions::default())? {
+///     print!("{}", token?.text);
+/// }
+/// # Ok::<(), smoke_runtime::RuntimeError>(())
+/// ```
+#[derive(Debug)]
+pub struct Runtime {
+    model: Box<dyn CausalLm>,
+    weights: Weights,
+    tokenizer: Result<Tokenizer, TokenizerError>,
+    schedule: Vec<UnitId>,
+    pinned: PinnedUnits,
+    model_bytes: u64,
+    unpack_bytes: u64,
+}
+
+/// What a generation begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Prompt {
+    /// Messages, put into the model's chat template; without a template, the last message as it is.
+    Chat(Vec<Message>),
+    /// Text as it is.
+    Raw(String),
+    /// Token ids as they are.
+    Tokens(Vec<u32>),
+}
+
+impl Prompt {
+    /// One message of the user's.
+    pub fn chat(text: impl Into<String>) -> Self {
+        Self::Chat(vec![Message::user(text)])
+    }
+}
+
+/// How a generation goes on and when it ends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// The most tokens that are generated.
+    pub max_tokens: usize,
+    /// How a token is chosen.
+    pub sampling: Sampling,
+    /// What happens at the model's end-of-text token.
+    pub at_end: AtEnd,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self { max_tokens: 128, sampling: Sampling::default(), at_end: AtEnd::Stop }
+    }
+}
+
+/// What happens at the model's end-of-text token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtEnd {
+    /// The generation ends; the token is not part of it.
+    #[default]
+    Stop,
+    /// The generation goes on.
+    Ignore,
+}
+
+/// A generated token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The text that it completes; empty where a character needs more tokens.
+    pub text: String,
+}
+
+impl Runtime {
+    /// Says which model is opened: a directory with a checkpoint, or a safetensors or GGUF file.
+    pub fn builder(path: impl AsRef<Path>) -> RuntimeBuilder {
+        RuntimeBuilder::new(path.as_ref())
+    }
+
+    pub(crate) fn new(
+        model: Box<dyn CausalLm>,
+        weights: Weights,
+        tokenizer: Result<Tokenizer, TokenizerError>,
+        schedule: Vec<UnitId>,
+        pinned: PinnedUnits,
+        model_bytes: u64,
+        unpack_bytes: u64,
+    ) -> Self {
+        Self { model, weights, tokenizer, schedule, pinned, model_bytes, unpack_bytes }
+    }
+
+    /// The model's sizes.
+    pub fn config(&self) -> &LmConfig {
+        self.model.config()
+    }
+
+    /// The model itself, to run single passes.
+    pub fn model(&self) -> &dyn CausalLm {
+        &*self.model
+    }
+
+    /// The model's weights: their statistics, budget and controls.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Tokenizer`] if the model came without one.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, RuntimeError> {
+        self.tokenizer.as_ref().map_err(|error| error.clone().into())
+    }
+
+    /// How the budget is spent on `context_tokens` tokens of prompt and answer.
+    ///
+    /// # Errors
+    /// [`RuntimeError::BudgetTooSmall`] if it cannot hold them.
+    pub fn plan(&self, context_tokens: usize) -> Result<Plan, RuntimeError> {
+        let streamer = self.weights.streamer();
+        let sizes = Sizes {
+            model: &*self.model,
+            units: streamer.units(),
+            schedule: &self.schedule,
+            model_bytes: self.model_bytes,
+            unpack_bytes: self.unpack_bytes,
+        };
+        sizes.plan(streamer.budget().limit_bytes(), context_tokens)
+    }
+
+    /// The prompt's token ids.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if there is no tokenizer, or the chat template fails.
+    pub fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, RuntimeError> {
+        let text = match prompt {
+            Prompt::Tokens(ids) => return Ok(ids.clone()),
+            Prompt::Raw(text) => return Ok(self.tokenizer()?.encode(text, AddSpecial::Yes)?),
+            Prompt::Chat(messages) => match self.tokenizer()?.chat_template()? {
+                Some(template) => template.render(messages)?,
+                None => {
+                    let text = messages.last().map(|message| message.content.as_str()).unwrap_or_default();
+                    return Ok(self.tokenizer()?.encode(text, AddSpecial::Yes)?);
+                }
+            },
+        };
+        Ok(self.tokenizer()?.encode(&text, AddSpecial::No)?)
+    }
+
+    /// Generates tokens one by one, each when it is asked for.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if the prompt is empty or cannot be encoded, or the budget is too small for prompt and answer.
+    pub fn generate(&self, prompt: Prompt, options: GenerateOptions) -> Result<Generation<'_>, RuntimeError> {
+        let tokens = self.encode(&prompt)?;
+        if tokens.is_empty() {
+            return Err(RuntimeError::EmptyPrompt);
+        }
+        let context = (tokens.len() + options.max_tokens).min(self.config().max_positions.max(tokens.len()));
+        let plan = self.plan(context)?;
+        self.pinned.set(plan.pinned.iter().copied());
+        let streamer = self.weights.streamer();
+        streamer.reset_stats();
+        let cache = KvCache::new(self.config(), context, vec![0], streamer, self.weights.device())?;
+        let decoder = self.tokenizer.as_ref().ok().map(StreamDecoder::new);
+        let ends = self.tokenizer.as_ref().map(|tokenizer| tokenizer.end_ids().to_vec()).unwrap_or_default();
+        Ok(Generation {
+            runtime: self,
+            sampler: Sampler::new(options.sampling.clone())?,
+            options,
+            cache,
+            activations: streamer.make_room(plan.activation_bytes)?,
+            decoder,
+            plan,
+            ends,
+            prompt: tokens,
+            logits: Vec::new(),
+            next: Next::Prompt,
+            progress: Progress::default(),
+        })
+    }
+}
+
+/// Tokens as they are generated: an iterator that computes the next token when asked. Dropping it ends the generation
+/// and gives its memory back.
+#[derive(Debug)]
+pub struct Generation<'a> {
+    runtime: &'a Runtime,
+    sampler: Sampler,
+    options: GenerateOptions,
+    plan: Plan,
+    cache: KvCache,
+    activations: Permit,
+    decoder: Option<StreamDecoder<'a>>,
+    ends: Vec<u32>,
+    prompt: Vec<u32>,
+    logits: Vec<f32>,
+    next: Next,
+    progress: Progress,
+}
+
+/// What the next pass takes in.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Prompt,
+    Token(u32),
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    generated: usize,
+    passes: usize,
+    started: Option<Instant>,
+    first: Option<Instant>,
+    last: Option<Instant>,
+    bytes_at_first: u64,
+}
+
+impl Generation<'_> {
+    /// The prompt's token ids.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// How the budget is spent.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What was done so far and what it cost.
+    pub fn statistics(&self) -> Statistics {
+        let streamer = self.runtime.weights.streamer();
+        let StreamStats { cache, accesses, on_time, stall, bytes_read, .. } = streamer.stats();
+        let Progress { generated, started, first, last, bytes_at_first, .. } = self.progress;
+        let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) => to.duration_since(from),
+            _ => Default::default(),
+        };
+        let later_tokens = generated.saturating_sub(1) as u64;
+        Statistics {
+            prompt_tokens: self.prompt.len(),
+            generated_tokens: generated,
+            prefill: between(started, first),
+            decode: between(first, last),
+            model_bytes: self.runtime.model_bytes,
+            budget_bytes: streamer.budget().limit_bytes(),
+            peak_bytes: streamer.budget().peak_bytes(),
+            bytes_read,
+            bytes_read_per_token: (bytes_read - bytes_at_first).checked_div(later_tokens).unwrap_or(0),
+            byte_hit_rate: cache.byte_hit_rate(),
+            min_byte_hit_rate: self.min_byte_hit_rate(),
+            on_time_rate: if accesses == 0 { 1.0 } else { on_time as f64 / accesses as f64 },
+            stall,
+        }
+    }
+
+    /// MIN on the same accesses, with all the memory that weights may have had.
+    fn min_byte_hit_rate(&self) -> f64 {
+        // Beyond this many passes one more changes nothing that would be printed.
+        let passes = self.progress.passes.min(32);
+        let streamer = self.runtime.weights.streamer();
+        let schedule = &self.runtime.schedule;
+        let trace: Vec<UnitId> = schedule.iter().copied().cycle().take(schedule.len() * passes).collect();
+        let unit_bytes: Vec<u64> = streamer.units().units().map(|unit| streamer.units().buffer_bytes(unit)).collect();
+        let capacity = self.plan.budget_bytes - self.plan.kv_cache_bytes - self.plan.activation_bytes;
+        min_bound(&trace, &unit_bytes, capacity).byte_hit_rate()
+    }
+
+    /// Runs `tokens` through the model and keeps the logits of the last.
+    fn pass(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
+        let Runtime { model, weights, .. } = self.runtime;
+        let context = self.cache.len() + tokens.len();
+        let bytes = model.config().activation_bytes(1, tokens.len(), context, Want::LastLogits);
+        let _beyond_one_token = weights.streamer().make_room(bytes.saturating_sub(self.activations.bytes()))?;
+        let output = model.forward(weights, tokens, &mut self.cache, Want::LastLogits)?;
+        let logits = output.logits.into_data();
+        self.logits.clear();
+        self.logits.extend_from_slice(logits.as_slice::<f32>().expect("logits are f32"));
+        self.progress.passes += 1;
+        Ok(())
+    }
+
+    fn prefill(&mut self) -> Result<(), RuntimeError> {
+        let room = (self.plan.budget_bytes - self.plan.kv_cache_bytes - 2 * self.plan.largest_unit_bytes) / 2;
+        let chunk = prefill_chunk(self.runtime.model(), self.prompt.len(), room);
+        let prompt = std::mem::take(&mut self.prompt);
+        let result = prompt.chunks(chunk).try_for_each(|tokens| self.pass(tokens));
+        self.prompt = prompt;
+        result
+    }
+
+    fn step(&mut self) -> Result<Option<Token>, RuntimeError> {
+        if self.progress.generated >= self.options.max_tokens {
+            return Ok(None);
+        }
+        self.progress.started.get_or_insert_with(Instant::now);
+        match self.next {
+            Next::Prompt => self.prefill()?,
+            Next::Token(_) if self.cache.len() >= self.cache.capacity() => return Ok(None),
+            Next::Token(token) => self.pass(&[token])?,
+            Next::Nothing => return Ok(None),
+        }
+        let id = self.sampler.sample(&mut self.logits)?;
+        if self.options.at_end == AtEnd::Stop && self.ends.contains(&id) {
+            return Ok(None);
+        }
+        self.next = Next::Token(id);
+        self.progress.generated += 1;
+        self.progress.last = Some(Instant::now());
+        if self.progress.first.is_none() {
+            self.progress.first = self.progress.last;
+            self.progress.bytes_at_first = self.runtime.weights.streamer().stats().bytes_read;
+        }
+        let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).transpose()?.unwrap_or_default();
+        Ok(Some(Token { id, text }))
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<Token, RuntimeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.step().transpose();
+        if !matches!(step, Some(Ok(_))) {
+            self.next = Next::Nothing;
+            self.runtime.weights.release();
+        }
+        step
+    }
+}

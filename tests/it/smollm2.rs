@@ -1,0 +1,107 @@
+//! The trained model, SmolLM2-135M-Instruct with 4-bit weights, against Transformers on the same weights in f32.
+
+use smoke_runtime::models::Want;
+use smoke_runtime::models::parts::KvCache;
+use smoke_runtime::{AtEnd, GenerateOptions, Message, Prompt, Runtime, Statistics};
+use smoke_tests::{Goldens, asset, largest_difference, smollm2};
+
+const GOLDENS: &str = "goldens/smollm2-135m-instruct-f32";
+
+fn goldens() -> Goldens {
+    Goldens::read(&format!("{GOLDENS}.safetensors"))
+}
+
+fn golden_json() -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(asset(&format!("{GOLDENS}.json"))).unwrap()).unwrap()
+}
+
+fn ids(value: &serde_json::Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// Opens with `percent` of the weights as budget.
+fn open(percent: u64, policy: &str) -> Runtime {
+    let model_bytes = Runtime::builder(smollm2()).open().unwrap().plan(1).unwrap().model_bytes;
+    Runtime::builder(smollm2()).memory_bytes(model_bytes * percent / 100).policy_name(policy).open().unwrap()
+}
+
+fn generate(runtime: &Runtime, prompt: Prompt, options: GenerateOptions) -> (Vec<u32>, String, Statistics) {
+    let mut generation = runtime.generate(prompt, options).unwrap();
+    let tokens: Vec<_> = generation.by_ref().map(Result::unwrap).collect();
+    let text = tokens.iter().map(|token| token.text.as_str()).collect::<String>() + &generation.rest();
+    (tokens.iter().map(|token| token.id).collect(), text, generation.statistics())
+}
+
+#[test]
+fn greedy_tokens_are_the_golden_ones_at_every_budget() {
+    let expected = goldens().ids("greedy");
+    let options = GenerateOptions { max_tokens: expected.len(), at_end: AtEnd::Ignore, ..Default::default() };
+    for percent in [100, 50, 25] {
+        let runtime = open(percent, "pinned");
+        let prompt = Prompt::Tokens(goldens().ids("input_ids"));
+        let (tokens, _, statistics) = generate(&runtime, prompt, options.clone());
+        assert_eq!(tokens, expected, "at {percent} %");
+        assert!(statistics.peak_bytes <= statistics.budget_bytes, "at {percent} %: {statistics:?}");
+        assert_eq!(statistics.budget_bytes, statistics.model_bytes * percent / 100);
+    }
+}
+
+#[test]
+fn half_of_the_weights_in_memory_reads_little_more_than_the_other_half() {
+    let options = GenerateOptions { max_tokens: 12, at_end: AtEnd::Ignore, ..Default::default() };
+    let prompt = Prompt::Tokens(goldens().ids("raw_input_ids"));
+    let (_, _, statistics) = generate(&open(50, "pinned"), prompt.clone(), options.clone());
+    let (read, least) = (statistics.bytes_read_per_token as f64, statistics.min_bytes_read_per_token as f64);
+    assert!(least > 0.45 * statistics.model_bytes as f64, "half of the weights cannot be read in less: {least}");
+    assert!(read <= 1.05 * least, "{read} bytes per token where {least} are possible");
+    assert!(statistics.byte_hit_rate <= statistics.min_byte_hit_rate, "{statistics:?}");
+
+    // The same memory with the policy of page caches: no byte of a pass is there when it comes round again.
+    let (_, _, lru) = generate(&open(50, "lru"), prompt, options);
+    assert_eq!(lru.byte_hit_rate, 0.0, "{lru:?}");
+}
+
+#[test]
+fn answers_a_question_and_stops() {
+    let json = golden_json();
+    let (_, text, _) = generate(&open(50, "pinned"), Prompt::chat(QUESTION), GenerateOptions::default());
+    let golden = json["greedy_until_eos_text"].as_str().unwrap();
+    assert_eq!(text, golden.trim_end_matches("<|im_end|>"));
+}
+
+const QUESTION: &str = "What is the capital of France? Answer in one sentence.";
+
+#[test]
+fn the_chat_template_gives_the_golden_prompt() {
+    let json = golden_json();
+    assert_eq!(json["chat"][0]["content"], QUESTION);
+    let runtime = open(50, "pinned");
+    assert_eq!(runtime.encode(&Prompt::Chat(vec![Message::user(QUESTION)])).unwrap(), ids(&json["input_ids"]));
+}
+
+#[test]
+fn logits_and_hidden_states_equal_transformers() {
+    let goldens = goldens();
+    let runtime = Runtime::builder(smollm2()).memory("120MB").open().unwrap();
+    let weights = runtime.weights();
+    let pass = |tokens: &[u32], want| {
+        let mut cache =
+            KvCache::new(runtime.config(), tokens.len(), vec![0], weights.streamer(), weights.device()).unwrap();
+        runtime.model().forward(weights, tokens, &mut cache, want).unwrap()
+    };
+    let logits: Vec<f32> = pass(&goldens.ids("raw_input_ids"), Want::AllLogits).logits.into_data().to_vec().unwrap();
+    let difference = largest_difference(&logits, &goldens.floats("raw_logits"));
+    // Logits reach 30 here: 1e-3 is 3e-5 of them.
+    assert!(difference < 1e-3, "logits differ by {difference}");
+
+    let hidden = pass(&goldens.ids("input_ids"), Want::HiddenStates).hidden_states;
+    let expected = goldens.floats("hidden_states");
+    let layer = expected.len() / hidden.len();
+    for (index, (ours, theirs)) in hidden.into_iter().zip(expected.chunks(layer)).enumerate() {
+        let ours: Vec<f32> = ours.into_data().to_vec().unwrap();
+        // Some features of the residual stream reach thousands: relative to the largest of the layer.
+        let scale = theirs.iter().fold(1.0_f32, |max, value| max.max(value.abs()));
+        let difference = largest_difference(&ours, theirs) / scale;
+        assert!(difference < 1e-4, "layer {index}: hidden states differ by {difference} of the largest");
+    }
+}
