@@ -379,7 +379,7 @@ fn placeholder<const D: usize>(id: ParamId, shape: &[usize], device: Device) -> 
 }
 
 /// Replaces a parameter's value by its tensor in the checkpoint whenever it is used.
-#[derive(Module, Clone, Debug)]
+#[derive(Module, Debug)]
 pub struct StreamedParameter {
     #[module(skip)]
     source: Source,

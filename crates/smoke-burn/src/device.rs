@@ -35,9 +35,9 @@ impl DeviceKind {
     /// # Errors
     /// [`DeviceError`] if this build lacks the backend or no such device answers.
     pub fn open(self) -> Result<Device, DeviceError> {
-        let device = match self {
+        let open: fn() -> Device = match self {
             #[cfg(feature = "flex")]
-            Self::Cpu => return Ok(Device::flex()),
+            Self::Cpu => Device::flex,
             #[cfg(feature = "wgpu")]
             Self::Wgpu => || Device::wgpu(Default::default()),
             #[cfg(feature = "cuda")]
@@ -45,7 +45,7 @@ impl DeviceKind {
             #[allow(unreachable_patterns, reason = "with every feature on, nothing is missing")]
             _ => return Err(DeviceError::NotBuilt { kind: self }),
         };
-        probe(device).map_err(|reason| DeviceError::Absent { kind: self, reason })
+        probe(open).map_err(|reason| DeviceError::Absent { kind: self, reason })
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use smoke_storage::{Checkpoint, GgufValue};
+use smoke_storage::{Checkpoint, GgufValue, WeightSource};
 
 use crate::error::ModelError;
 

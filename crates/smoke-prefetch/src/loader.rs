@@ -2,7 +2,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -39,9 +38,6 @@ type Read<V> = Box<dyn FnOnce(&dyn Fn() -> bool) -> Result<V, LoadError> + Send>
 pub(crate) struct Shared<V> {
     state: Mutex<State<V>>,
     work: Condvar,
-    /// Loads whose end has not been announced yet. Lowered after `after_each`, so that whoever reads zero and then asks
-    /// what changed cannot miss a change.
-    in_flight: AtomicUsize,
     after_each: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -61,8 +57,8 @@ struct Entry<V> {
 }
 
 impl<V: Clone + Send + 'static> Loader<V> {
-    /// Starts `io_threads` threads (at least one). `after_each` is called after each load that ended, in whatever way,
-    /// once what it held is given back; on the thread that ended it, with no lock held.
+    /// Starts `io_threads` threads (at least one). `after_each` is called once for each load that ended, in whatever way,
+    /// after what it held is given back; on the thread that ended it, with no lock held.
     ///
     /// # Errors
     ///
@@ -72,7 +68,6 @@ impl<V: Clone + Send + 'static> Loader<V> {
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
-            in_flight: AtomicUsize::new(0),
             after_each: Box::new(after_each),
         });
         let mut loader = Self { shared, threads: Vec::new() };
@@ -110,7 +105,6 @@ impl<V: Clone + Send + 'static> Loader<V> {
         };
         state.loads.insert(unit, entry);
         state.queue.push(unit, priority);
-        self.shared.in_flight.fetch_add(1, Ordering::AcqRel);
         drop(state);
         self.shared.work.notify_one();
         Load::new(unit, outcome, Arc::clone(&self.shared))
@@ -131,9 +125,9 @@ impl<V> Loader<V> {
         self.shared.lock().loads.contains_key(&unit)
     }
 
-    /// The number of loads that wait for a thread or are being read. A load is counted until `after_each` has returned.
+    /// The number of loads that wait for a thread or are being read.
     pub fn in_flight(&self) -> usize {
-        self.shared.in_flight.load(Ordering::Acquire)
+        self.shared.lock().loads.len()
     }
 
     /// Cancels loads that nobody holds a handle of, the least urgent first, until they amount to `wanted_bytes` by
@@ -256,12 +250,7 @@ impl<V> Shared<V> {
     /// Drops what a load that never began has charged, and says so.
     fn give_up(&self, read: Read<V>) {
         drop(read);
-        self.announce();
-    }
-
-    fn announce(&self) {
         (self.after_each)();
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 
     fn run(&self) {
@@ -271,7 +260,7 @@ impl<V> Shared<V> {
             outcome.complete(result.unwrap_or(Err(LoadError::Panicked)));
             // Where nobody holds a handle, this drops the value.
             drop(outcome);
-            self.announce();
+            (self.after_each)();
         }
     }
 

@@ -10,6 +10,7 @@ mod plan;
 mod probe;
 mod runtime;
 mod statistics;
+mod threads;
 
 pub use builder::{POLICY_NAMES, RuntimeBuilder};
 pub use error::RuntimeError;
@@ -20,6 +21,7 @@ pub use smoke_burn::DeviceKind;
 pub use smoke_core::ByteSize;
 pub use smoke_models::text::{Message, Sampling};
 pub use statistics::Statistics;
+pub use threads::set_threads;
 
 pub use smoke_burn as burn;
 pub use smoke_cache as cache;

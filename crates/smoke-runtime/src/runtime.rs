@@ -157,7 +157,7 @@ impl Runtime {
         let text = match prompt {
             Prompt::Tokens(ids) => return Ok(ids.clone()),
             Prompt::Raw(text) => return Ok(self.tokenizer()?.encode(text, AddSpecial::Yes)?),
-            Prompt::Chat(messages) => match self.tokenizer()?.chat_template()? {
+            Prompt::Chat(messages) => match self.tokenizer()?.chat_template() {
                 Some(template) => template.render(messages)?,
                 None => {
                     let text = messages.last().map(|message| message.content.as_str()).unwrap_or_default();
@@ -249,6 +249,11 @@ impl Generation<'_> {
         &self.plan
     }
 
+    /// The text of tokens that were held back for more to come; empty unless the generation ended inside a character.
+    pub fn rest(&mut self) -> String {
+        self.decoder.as_mut().and_then(|decoder| decoder.finish().ok()).unwrap_or_default()
+    }
+
     /// What was done so far and what it cost.
     pub fn statistics(&self) -> Statistics {
         let streamer = self.runtime.weights.streamer();
@@ -269,11 +274,17 @@ impl Generation<'_> {
             peak_bytes: streamer.budget().peak_bytes(),
             bytes_read,
             bytes_read_per_token: (bytes_read - bytes_at_first).checked_div(later_tokens).unwrap_or(0),
+            min_bytes_read_per_token: self.plan.pass_bytes.saturating_sub(self.weight_capacity_bytes()),
             byte_hit_rate: cache.byte_hit_rate(),
             min_byte_hit_rate: self.min_byte_hit_rate(),
             on_time_rate: if accesses == 0 { 1.0 } else { on_time as f64 / accesses as f64 },
             stall,
         }
+    }
+
+    /// All the memory that weights may have while a token is decoded.
+    fn weight_capacity_bytes(&self) -> u64 {
+        self.plan.budget_bytes - self.plan.kv_cache_bytes - self.plan.activation_bytes
     }
 
     /// MIN on the same accesses, with all the memory that weights may have had.
@@ -284,8 +295,7 @@ impl Generation<'_> {
         let schedule = &self.runtime.schedule;
         let trace: Vec<UnitId> = schedule.iter().copied().cycle().take(schedule.len() * passes).collect();
         let unit_bytes: Vec<u64> = streamer.units().units().map(|unit| streamer.units().buffer_bytes(unit)).collect();
-        let capacity = self.plan.budget_bytes - self.plan.kv_cache_bytes - self.plan.activation_bytes;
-        min_bound(&trace, &unit_bytes, capacity).byte_hit_rate()
+        min_bound(&trace, &unit_bytes, self.weight_capacity_bytes()).byte_hit_rate()
     }
 
     /// Runs `tokens` through the model and keeps the logits of the last.

@@ -22,6 +22,8 @@ pub struct Statistics {
     pub bytes_read: u64,
     /// Bytes read per token after the first.
     pub bytes_read_per_token: u64,
+    /// The least that any policy can read per token in the memory left for weights, decoding without end.
+    pub min_bytes_read_per_token: u64,
     /// The share of the bytes used that were in memory since their last use.
     pub byte_hit_rate: f64,
     /// The most that any policy could have reached, knowing the future (Belady's MIN, on bytes).

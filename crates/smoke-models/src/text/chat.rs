@@ -12,14 +12,14 @@ use super::strftime::strftime;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChatMessage {
+pub struct Message {
     /// Who speaks: as a rule `system`, `user` or `assistant`. Templates may know more.
     pub role: String,
     /// What was said.
     pub content: String,
 }
 
-impl ChatMessage {
+impl Message {
     /// A message of any role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
@@ -74,13 +74,13 @@ pub enum ChatError {
 /// Behaves as in Hugging Face Transformers: Python's string methods, `tojson` without HTML escapes, `raise_exception`,
 /// `strftime_now` (in UTC), loop controls, and blocks that leave no blank lines behind. Tools and documents are not
 /// passed. The prompt holds the special tokens as text, so encode it with
-/// [`SpecialTokens::Exclude`](super::SpecialTokens::Exclude), lest a second one is put in front.
+/// [`AddSpecial::No`](super::AddSpecial::No), lest a second one is put in front.
 ///
 /// ```
-/// use smoke_models::text::{ChatMessage, ChatTemplate, GenerationPrompt};
+/// use smoke_models::text::{ChatTemplate, Message};
 ///
 /// let template = ChatTemplate::new("{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}");
-/// let prompt = template.render(&[ChatMessage::user("Hello")], GenerationPrompt::Omit)?;
+/// let prompt = template.render(&[Message::user("Hello")])?;
 /// assert_eq!(prompt, "[user] Hello");
 /// # Ok::<(), smoke_models::text::ChatError>(())
 /// ```
@@ -110,23 +110,23 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// The prompt for `messages`. A template that asks for the date is told the system's, in UTC.
+    /// The prompt that asks for an answer to `messages`. A template that asks for the date is told the system's, in UTC.
     ///
     /// # Errors
     /// If the template is not valid or refuses the conversation.
-    pub fn render(&self, messages: &[ChatMessage], generation: GenerationPrompt) -> Result<String, ChatError> {
+    pub fn render(&self, messages: &[Message]) -> Result<String, ChatError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        self.render_at(now, messages, generation)
+        self.render_at(now, messages, GenerationPrompt::Add)
     }
 
-    /// As [`render`](Self::render), at a given time in seconds since 1970.
+    /// The prompt for `messages` at a given time in seconds since 1970, with or without the words that open an answer.
     ///
     /// # Errors
     /// As [`render`](Self::render).
     pub fn render_at(
         &self,
         unix_seconds: u64,
-        messages: &[ChatMessage],
+        messages: &[Message],
         generation: GenerationPrompt,
     ) -> Result<String, ChatError> {
         let source = without_generation_tags(&self.source);
@@ -227,13 +227,13 @@ mod tests {
     const NOW: u64 = 1_721_952_000;
 
     #[track_caller]
-    fn check(source: &str, messages: &[ChatMessage], generation: GenerationPrompt, expected: &str) {
+    fn check(source: &str, messages: &[Message], generation: GenerationPrompt, expected: &str) {
         let template = ChatTemplate::new(source).with_tokens("<s>", "</s>");
         assert_eq!(template.render_at(NOW, messages, generation).unwrap(), expected);
     }
 
-    fn conversation() -> Vec<ChatMessage> {
-        vec![ChatMessage::system(" Be brief. "), ChatMessage::user("Hi"), ChatMessage::assistant("Hello")]
+    fn conversation() -> Vec<Message> {
+        vec![Message::system(" Be brief. "), Message::user("Hi"), Message::assistant("Hello")]
     }
 
     #[test]

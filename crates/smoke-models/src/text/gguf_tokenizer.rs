@@ -10,7 +10,7 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper};
 
 use super::chat::ChatTemplate;
 use super::pre_tokenizers::Words;
-use super::tokenizer::{Framing, OpenTokenizerError, Parts, without_repeats};
+use super::tokenizer::{Framing, Parts, TokenizerError, without_repeats};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PIECES: &str = "tokenizer.ggml.tokens";
@@ -54,12 +54,12 @@ struct Fields<'a> {
 }
 
 /// Builds the tokenizer that the metadata describes.
-pub(super) fn read(metadata: &GgufMetadata) -> Result<Parts, OpenTokenizerError> {
+pub(super) fn read(metadata: &GgufMetadata) -> Result<Parts, TokenizerError> {
     let strings = |key: &str| metadata.strings(key);
     build(&Fields {
-        model: metadata.str(MODEL).ok_or(OpenTokenizerError::MissingField { key: MODEL })?,
+        model: metadata.str(MODEL).ok_or(TokenizerError::MissingField { key: MODEL })?,
         pre: metadata.str("tokenizer.ggml.pre"),
-        pieces: strings(PIECES).ok_or(OpenTokenizerError::MissingField { key: PIECES })?,
+        pieces: strings(PIECES).ok_or(TokenizerError::MissingField { key: PIECES })?,
         types: metadata.i32s(TYPES).unwrap_or_default(),
         scores: metadata.f32s(SCORES).unwrap_or_default(),
         merges: strings(MERGES).unwrap_or_default(),
@@ -76,12 +76,12 @@ pub(super) fn read(metadata: &GgufMetadata) -> Result<Parts, OpenTokenizerError>
     })
 }
 
-fn build(fields: &Fields<'_>) -> Result<Parts, OpenTokenizerError> {
+fn build(fields: &Fields<'_>) -> Result<Parts, TokenizerError> {
     let kind = Kind::of(fields)?;
     for (key, length) in [(TYPES, fields.types.len()), (SCORES, fields.scores.len())] {
         if length != 0 && length != fields.pieces.len() {
             let problem = format!("`{key}` has {length} entries for {} tokens", fields.pieces.len());
-            return Err(OpenTokenizerError::Damaged { problem });
+            return Err(TokenizerError::Damaged { problem });
         }
     }
     let mut tokenizer = match kind {
@@ -131,15 +131,13 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(fields: &Fields<'_>) -> Result<Self, OpenTokenizerError> {
+    fn of(fields: &Fields<'_>) -> Result<Self, TokenizerError> {
         match fields.model {
             "gpt2" => Words::by_name(fields.pre.unwrap_or("default")).map(Self::ByteLevel),
             "llama" => Ok(Self::SentencePiece),
-            other => Err(OpenTokenizerError::Unknown {
-                key: MODEL,
-                found: other.to_owned(),
-                known: "gpt2, llama".to_owned(),
-            }),
+            other => {
+                Err(TokenizerError::Unknown { key: MODEL, found: other.to_owned(), known: "gpt2, llama".to_owned() })
+            }
         }
     }
 
@@ -153,19 +151,19 @@ impl Kind {
 
 impl Fields<'_> {
     /// A token id of the metadata, if it is one.
-    fn id(&self, name: &str, id: Option<u64>) -> Result<Option<u32>, OpenTokenizerError> {
+    fn id(&self, name: &str, id: Option<u64>) -> Result<Option<u32>, TokenizerError> {
         match id {
             Some(id) if id < self.pieces.len() as u64 => Ok(Some(id as u32)),
             // Written where there is no such token.
             Some(id) if id >= u64::from(u32::MAX) => Ok(None),
-            Some(id) => Err(OpenTokenizerError::Damaged {
+            Some(id) => Err(TokenizerError::Damaged {
                 problem: format!("the {name} token is {id}, but there are only {} tokens", self.pieces.len()),
             }),
             None => Ok(None),
         }
     }
 
-    fn ends_of_turn(&self) -> Result<Vec<u32>, OpenTokenizerError> {
+    fn ends_of_turn(&self) -> Result<Vec<u32>, TokenizerError> {
         let stated: Vec<u32> = [self.id("eot", self.eot)?, self.id("eom", self.eom)?].into_iter().flatten().collect();
         if !stated.is_empty() {
             return Ok(stated);
@@ -174,24 +172,24 @@ impl Fields<'_> {
         Ok((0..self.types.len()).filter(|&id| is_end(id)).map(|id| id as u32).collect())
     }
 
-    fn vocabulary(&self) -> Result<Vocab, OpenTokenizerError> {
+    fn vocabulary(&self) -> Result<Vocab, TokenizerError> {
         let mut vocabulary = Vocab::with_capacity(self.pieces.len());
         for (id, &piece) in self.pieces.iter().enumerate() {
             if let Some(first) = vocabulary.insert(piece.to_owned(), id as u32) {
                 let problem = format!("tokens {first} and {id} are both {piece:?}");
-                return Err(OpenTokenizerError::Damaged { problem });
+                return Err(TokenizerError::Damaged { problem });
             }
         }
         Ok(vocabulary)
     }
 }
 
-fn byte_level(fields: &Fields<'_>, words: Words) -> Result<tokenizers::Tokenizer, OpenTokenizerError> {
+fn byte_level(fields: &Fields<'_>, words: Words) -> Result<tokenizers::Tokenizer, TokenizerError> {
     let mut merges = Merges::with_capacity(fields.merges.len());
     for (rank, merge) in fields.merges.iter().enumerate() {
         // Neither half contains a space: the byte alphabet writes it Ġ.
         let Some((left, right)) = merge.split_once(' ') else {
-            return Err(OpenTokenizerError::Damaged { problem: format!("merge {rank} is {merge:?}, not two pieces") });
+            return Err(TokenizerError::Damaged { problem: format!("merge {rank} is {merge:?}, not two pieces") });
         };
         merges.push((left.to_owned(), right.to_owned()));
     }
@@ -206,9 +204,9 @@ fn byte_level(fields: &Fields<'_>, words: Words) -> Result<tokenizers::Tokenizer
 
 /// SentencePiece's byte-pair encoding joins the neighbours whose union scores best. That is the order of merges that
 /// sorting all pieces by score gives.
-fn sentence_piece(fields: &Fields<'_>) -> Result<tokenizers::Tokenizer, OpenTokenizerError> {
+fn sentence_piece(fields: &Fields<'_>) -> Result<tokenizers::Tokenizer, TokenizerError> {
     if fields.scores.is_empty() {
-        return Err(OpenTokenizerError::MissingField { key: SCORES });
+        return Err(TokenizerError::MissingField { key: SCORES });
     }
     let vocabulary = fields.vocabulary()?;
     let merges = merges_by_score(fields, &vocabulary);
@@ -254,13 +252,13 @@ fn merges_by_score(fields: &Fields<'_>, vocabulary: &Vocab) -> Merges {
         .collect()
 }
 
-fn finish(builder: BpeBuilder) -> Result<BPE, OpenTokenizerError> {
-    builder.build().map_err(|cause| OpenTokenizerError::Damaged { problem: cause.to_string() })
+fn finish(builder: BpeBuilder) -> Result<BPE, TokenizerError> {
+    builder.build().map_err(|cause| TokenizerError::Damaged { problem: cause.to_string() })
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::{SpecialTokens, Tokenizer};
+    use super::super::{AddSpecial, SpecialTokens, Tokenizer};
     use super::*;
 
     /// GPT-2's alphabet: printable bytes stand for themselves, the others for characters from U+0100.
@@ -335,10 +333,10 @@ pub(super) mod tests {
 
     #[track_caller]
     fn check(tokenizer: &Tokenizer, text: &str, expected: &[&str]) {
-        let ids = tokenizer.encode(text, SpecialTokens::Exclude).unwrap();
+        let ids = tokenizer.encode(text, AddSpecial::No).unwrap();
         let pieces: Vec<String> = ids.iter().map(|&id| tokenizer.token(id).unwrap()).collect();
         assert_eq!(pieces, expected);
-        assert_eq!(tokenizer.decode(&ids, SpecialTokens::Include).unwrap(), text);
+        assert_eq!(tokenizer.decode(&ids, SpecialTokens::Keep).unwrap(), text);
     }
 
     #[test]
@@ -352,11 +350,11 @@ pub(super) mod tests {
             &["<|im_start|>", "1", "2", "<tool>", "the", "<|im_end|>"],
         );
         assert_eq!(tokenizer.bos_id(), Some(1));
-        assert_eq!(tokenizer.eos_ids(), [2]);
+        assert_eq!(tokenizer.end_ids(), [2]);
         assert_eq!(tokenizer.pad_id(), Some(0));
         assert_eq!(tokenizer.vocab_size(), 264);
-        let ids = tokenizer.encode("<tool><|im_end|>", SpecialTokens::Include).unwrap();
-        assert_eq!(tokenizer.decode(&ids, SpecialTokens::Exclude).unwrap(), "<tool>");
+        let ids = tokenizer.encode("<tool><|im_end|>", AddSpecial::Yes).unwrap();
+        assert_eq!(tokenizer.decode(&ids, SpecialTokens::Skip).unwrap(), "<tool>");
     }
 
     #[test]
@@ -366,11 +364,40 @@ pub(super) mod tests {
         check(&tokenizer, "hit", &["▁h", "it"]);
         check(&tokenizer, "hi  hi", &["▁hi", "▁", "▁hi"]);
         check(&tokenizer, "é", &["▁", "<0xC3>", "<0xA9>"]);
-        assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids()), (Some(1), &[2][..]));
+        assert_eq!((tokenizer.bos_id(), tokenizer.end_ids()), (Some(1), &[2][..]));
         let hi = tokenizer.token_id("▁hi").unwrap();
-        assert_eq!(tokenizer.encode("hi", SpecialTokens::Include).unwrap(), [1, hi]);
-        let ids = tokenizer.encode("hi<tool>hi", SpecialTokens::Exclude).unwrap();
+        assert_eq!(tokenizer.encode("hi", AddSpecial::Yes).unwrap(), [1, hi]);
+        let ids = tokenizer.encode("hi<tool>hi", AddSpecial::No).unwrap();
         assert_eq!(ids, [hi, tokenizer.token_id("<tool>").unwrap(), hi]);
+    }
+
+    /// A tokenizer trained by SentencePiece, and what SentencePiece itself makes of some texts.
+    #[derive(serde::Deserialize)]
+    struct Trained {
+        pieces: Vec<String>,
+        scores: Vec<f32>,
+        types: Vec<i32>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Case {
+        text: String,
+        ids: Vec<u32>,
+    }
+
+    #[test]
+    fn sentence_piece_agrees_with_the_original() {
+        let trained: Trained = serde_json::from_str(include_str!("testdata/sentencepiece.json")).unwrap();
+        let pieces = trained.pieces.iter().map(String::as_str).collect();
+        let fields =
+            Fields { model: "llama", pieces, types: trained.types, scores: trained.scores, ..Fields::default() };
+        let tokenizer = Tokenizer::new(build(&fields).unwrap());
+        for Case { text, ids } in &trained.cases {
+            assert_eq!(tokenizer.encode(text, AddSpecial::No).unwrap(), *ids, "{text:?}");
+            assert_eq!(tokenizer.decode(ids, SpecialTokens::Keep).unwrap(), *text);
+        }
+        assert_eq!(trained.cases.len(), 37);
     }
 
     #[test]
@@ -394,8 +421,8 @@ pub(super) mod tests {
         ] {
             let fields = Fields { pre: Some(pre), add_bos, add_eos, ..byte_level_fields(&alphabet) };
             let tokenizer = Tokenizer::new(build(&fields).unwrap());
-            let ids = tokenizer.encode("t", SpecialTokens::Include).unwrap();
-            assert_eq!(tokenizer.decode(&ids, SpecialTokens::Include).unwrap(), expected);
+            let ids = tokenizer.encode("t", AddSpecial::Yes).unwrap();
+            assert_eq!(tokenizer.decode(&ids, SpecialTokens::Keep).unwrap(), expected);
         }
     }
 
@@ -407,7 +434,7 @@ pub(super) mod tests {
             fields.pre = Some(pre);
             fields.merges.clear();
             let tokenizer = Tokenizer::new(build(&fields).unwrap());
-            assert_eq!(tokenizer.encode("the", SpecialTokens::Exclude).unwrap().len(), expected);
+            assert_eq!(tokenizer.encode("the", AddSpecial::No).unwrap().len(), expected);
         }
     }
 
@@ -428,8 +455,8 @@ pub(super) mod tests {
     #[test]
     fn the_chat_template_knows_the_tokens() {
         let tokenizer = byte_level_tokenizer();
-        let messages = [super::super::ChatMessage::user("x")];
-        let prompt = tokenizer.chat_template().unwrap().render(&messages, super::super::GenerationPrompt::Add).unwrap();
+        let messages = [super::super::Message::user("x")];
+        let prompt = tokenizer.chat_template().unwrap().render(&messages).unwrap();
         assert_eq!(prompt, "<|im_start|>x<|im_end|>");
     }
 

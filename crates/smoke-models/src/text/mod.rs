@@ -14,7 +14,7 @@ mod strftime;
 mod tokenizer;
 mod tokenizer_files;
 
-pub use chat::{ChatError, ChatMessage, ChatTemplate, GenerationPrompt};
-pub use sampling::{Sampler, Sampling, SamplingError};
+pub use chat::{ChatError, ChatTemplate, GenerationPrompt, Message};
+pub use sampling::{SampleError, Sampler, Sampling};
 pub use stream_decoder::StreamDecoder;
-pub use tokenizer::{OpenTokenizerError, SpecialTokens, Tokenizer, TokenizerError};
+pub use tokenizer::{AddSpecial, SpecialTokens, Tokenizer, TokenizerError};

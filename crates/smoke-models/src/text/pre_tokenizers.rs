@@ -5,7 +5,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior};
 
-use super::tokenizer::OpenTokenizerError;
+use super::tokenizer::TokenizerError;
 
 /// How a byte-level tokenizer cuts text into words before it merges bytes: GGUF states it by name, `tokenizer.ggml.pre`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +51,10 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 
 impl Words {
     /// The way of that name.
-    pub(super) fn by_name(name: &str) -> Result<Self, OpenTokenizerError> {
+    pub(super) fn by_name(name: &str) -> Result<Self, TokenizerError> {
         NAMES.iter().find(|(known, _)| *known == name).map(|&(_, words)| words).ok_or_else(|| {
             let known: Vec<&str> = NAMES.iter().map(|(known, _)| *known).collect();
-            OpenTokenizerError::Unknown { key: "tokenizer.ggml.pre", found: name.to_owned(), known: known.join(", ") }
+            TokenizerError::Unknown { key: "tokenizer.ggml.pre", found: name.to_owned(), known: known.join(", ") }
         })
     }
 

@@ -1,4 +1,5 @@
 use std::cmp::Ordering;
+use std::num::NonZeroUsize;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
@@ -7,30 +8,30 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 ///
 /// The filters act in the order of Hugging Face Transformers: temperature, then `top_k`, then `top_p` on what `top_k`
 /// left. The default is greedy.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// Logits are divided by this before anything else. 0 is greedy: the highest logit, the lowest id among equals.
     pub temperature: f32,
-    /// Only the `top_k` highest logits stay; 0 keeps all. Of equal logits the lower id stays, so that 1 is greedy (where
-    /// Transformers keeps every equal of the k-th).
-    pub top_k: usize,
-    /// Only the most probable tokens that together reach this probability stay, always at least one. 1 keeps all, 0 is
-    /// greedy.
-    pub top_p: f32,
+    /// Only the highest logits stay, so many; none keeps all. Of equal logits the lower id stays, so that 1 is greedy
+    /// (where Transformers keeps every equal of the k-th).
+    pub top_k: Option<NonZeroUsize>,
+    /// Only the most probable tokens that together reach this probability stay, always at least one. None and 1 keep
+    /// all, 0 is greedy.
+    pub top_p: Option<f32>,
     /// Seed of the random numbers. One seed gives the same tokens for the same logits on every platform.
     pub seed: u64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 }
+        Self { temperature: 0.0, top_k: None, top_p: None, seed: 0 }
     }
 }
 
 /// Why no token could be picked.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum SamplingError {
+pub enum SampleError {
     /// The temperature is negative or no number.
     #[error("the temperature must be 0 (greedy) or a positive number, not {temperature}")]
     Temperature {
@@ -70,10 +71,10 @@ pub enum SamplingError {
 /// ```
 /// use smoke_models::text::{Sampler, Sampling};
 ///
-/// let mut sampler = Sampler::new(Sampling { temperature: 0.8, top_k: 2, top_p: 0.95, seed: 7 })?;
-/// let token = sampler.sample(&[0.1, 2.5, -1.0, 2.4])?;
+/// let mut sampler = Sampler::new(Sampling { temperature: 0.8, top_p: Some(0.95), ..Sampling::default() })?;
+/// let token = sampler.sample(&[-9.0, 2.5, -9.0, 2.4])?;
 /// assert!(token == 1 || token == 3);
-/// # Ok::<(), smoke_models::text::SamplingError>(())
+/// # Ok::<(), smoke_models::text::SampleError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -88,13 +89,13 @@ impl Sampler {
     ///
     /// # Errors
     /// If the temperature or `top_p` is out of range.
-    pub fn new(sampling: Sampling) -> Result<Self, SamplingError> {
-        let Sampling { temperature, top_p, .. } = sampling;
+    pub fn new(sampling: Sampling) -> Result<Self, SampleError> {
+        let temperature = sampling.temperature;
         if !temperature.is_finite() || temperature < 0.0 {
-            return Err(SamplingError::Temperature { temperature });
+            return Err(SampleError::Temperature { temperature });
         }
-        if !(0.0..=1.0).contains(&top_p) {
-            return Err(SamplingError::TopP { top_p });
+        if let Some(top_p) = sampling.top_p.filter(|top_p| !(0.0..=1.0).contains(top_p)) {
+            return Err(SampleError::TopP { top_p });
         }
         // The key is spelled out, not left to `seed_from_u64`, so that no release of a crate can change the tokens.
         let mut key = [0; 32];
@@ -103,8 +104,8 @@ impl Sampler {
     }
 
     /// What this sampler was made with.
-    pub fn sampling(&self) -> Sampling {
-        self.sampling
+    pub fn sampling(&self) -> &Sampling {
+        &self.sampling
     }
 
     /// The next token. A logit of negative infinity excludes its token.
@@ -114,10 +115,10 @@ impl Sampler {
     ///
     /// # Errors
     /// If a logit is NaN or positive infinity, or none is finite.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
+    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SampleError> {
         let best = argmax(logits)?;
         let Sampling { temperature, top_k, top_p, .. } = self.sampling;
-        if temperature == 0.0 || top_k == 1 || top_p == 0.0 {
+        if temperature == 0.0 || top_k == Some(NonZeroUsize::MIN) || top_p == Some(0.0) {
             return Ok(best);
         }
         // Differences to the best logit are at most 0, so no temperature, however small, makes anything overflow.
@@ -127,12 +128,12 @@ impl Sampler {
 
         self.candidates.clear();
         self.candidates.extend((0..logits.len() as u32).filter(|&id| logits[id as usize] > f32::NEG_INFINITY));
-        if top_k != 0 && top_k < self.candidates.len() {
+        if let Some(top_k) = top_k.map(NonZeroUsize::get).filter(|&top_k| top_k < self.candidates.len()) {
             rank_first(&mut self.candidates, 0, top_k, logits);
             self.candidates.truncate(top_k);
         }
         let mut total: f64 = self.candidates.iter().map(|&id| weight(id)).sum();
-        if top_p < 1.0 {
+        if let Some(top_p) = top_p.filter(|&top_p| top_p < 1.0) {
             let wanted = f64::from(top_p) * total;
             let (kept, kept_total) = nucleus(&mut self.candidates, logits, wanted, weight);
             self.candidates.truncate(kept);
@@ -152,17 +153,17 @@ impl Sampler {
 }
 
 /// The lowest id with the highest logit.
-fn argmax(logits: &[f32]) -> Result<u32, SamplingError> {
+fn argmax(logits: &[f32]) -> Result<u32, SampleError> {
     let mut best: Option<(u32, f32)> = None;
     for (token, &value) in logits.iter().enumerate() {
         if value.is_nan() || value == f32::INFINITY {
-            return Err(SamplingError::InvalidLogit { token, value });
+            return Err(SampleError::InvalidLogit { token, value });
         }
         if value > best.map_or(f32::NEG_INFINITY, |(_, highest)| highest) {
             best = Some((token as u32, value));
         }
     }
-    best.map(|(id, _)| id).ok_or(SamplingError::NothingToChoose { logits: logits.len() })
+    best.map(|(id, _)| id).ok_or(SampleError::NothingToChoose { logits: logits.len() })
 }
 
 /// How many of the best candidates are needed to reach `wanted` weight, at least one, and what they weigh together.
@@ -206,12 +207,14 @@ fn unit_interval(bits: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{ChaCha8Rng, Sampler, Sampling, SamplingError, nucleus};
+    use super::{ChaCha8Rng, SampleError, Sampler, Sampling, nucleus};
     use proptest::prelude::*;
     use rand_chacha::rand_core::RngCore as _;
+    use std::num::NonZeroUsize;
 
     fn sampler(temperature: f32, top_k: usize, top_p: f32, seed: u64) -> Sampler {
-        Sampler::new(Sampling { temperature, top_k, top_p, seed }).unwrap()
+        let top_k = NonZeroUsize::new(top_k);
+        Sampler::new(Sampling { temperature, top_k, top_p: Some(top_p), seed }).unwrap()
     }
 
     /// How often each token comes in `draws` draws.
@@ -268,20 +271,21 @@ mod tests {
     #[test]
     fn broken_logits_are_errors() {
         let mut greedy = sampler(0.0, 0, 1.0, 0);
-        assert!(matches!(greedy.sample(&[0.0, f32::NAN]), Err(SamplingError::InvalidLogit { token: 1, .. })));
-        assert!(matches!(greedy.sample(&[f32::INFINITY]), Err(SamplingError::InvalidLogit { token: 0, .. })));
-        assert_eq!(greedy.sample(&[]), Err(SamplingError::NothingToChoose { logits: 0 }));
-        assert_eq!(greedy.sample(&[f32::NEG_INFINITY; 2]), Err(SamplingError::NothingToChoose { logits: 2 }));
+        assert!(matches!(greedy.sample(&[0.0, f32::NAN]), Err(SampleError::InvalidLogit { token: 1, .. })));
+        assert!(matches!(greedy.sample(&[f32::INFINITY]), Err(SampleError::InvalidLogit { token: 0, .. })));
+        assert_eq!(greedy.sample(&[]), Err(SampleError::NothingToChoose { logits: 0 }));
+        assert_eq!(greedy.sample(&[f32::NEG_INFINITY; 2]), Err(SampleError::NothingToChoose { logits: 2 }));
     }
 
     #[test]
     fn settings_out_of_range_are_errors() {
         for temperature in [-1.0, f32::NAN, f32::INFINITY] {
             let error = Sampler::new(Sampling { temperature, ..Sampling::default() });
-            assert!(matches!(error, Err(SamplingError::Temperature { .. })));
+            assert!(matches!(error, Err(SampleError::Temperature { .. })));
         }
         for top_p in [-0.1, 1.1, f32::NAN] {
-            assert!(matches!(Sampler::new(Sampling { top_p, ..Sampling::default() }), Err(SamplingError::TopP { .. })));
+            let error = Sampler::new(Sampling { top_p: Some(top_p), ..Sampling::default() });
+            assert!(matches!(error, Err(SampleError::TopP { .. })));
         }
     }
 
@@ -360,7 +364,7 @@ mod tests {
                     prop_assert!(top_k == 0 || better < top_k);
                 }
                 Err(error) => {
-                    prop_assert_eq!(error, SamplingError::NothingToChoose { logits: logits.len() });
+                    prop_assert_eq!(error, SampleError::NothingToChoose { logits: logits.len() });
                     prop_assert!(logits.iter().all(|&logit| logit == f32::NEG_INFINITY));
                 }
             }

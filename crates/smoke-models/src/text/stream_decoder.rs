@@ -9,8 +9,8 @@ use super::tokenizer::{SpecialTokens, Tokenizer, TokenizerError};
 /// Why no decoding token by token: decoders look at their neighbours (the first piece loses its space, byte tokens join
 /// to characters). So a window of tokens is decoded twice, with and without the new ones, and the difference is printed.
 #[derive(Clone, Debug)]
-pub struct StreamDecoder {
-    tokenizer: Tokenizer,
+pub struct StreamDecoder<'a> {
+    tokenizer: &'a Tokenizer,
     special: SpecialTokens,
     /// Tokens already printed that give the new ones their context, then those not yet printed.
     window: Vec<u32>,
@@ -19,10 +19,17 @@ pub struct StreamDecoder {
     context: String,
 }
 
-impl StreamDecoder {
-    /// A decoder at the start of a text; special tokens are written out or left away.
-    pub fn new(tokenizer: Tokenizer, special: SpecialTokens) -> Self {
+impl<'a> StreamDecoder<'a> {
+    /// A decoder at the start of a text that writes special tokens out.
+    pub fn new(tokenizer: &'a Tokenizer) -> Self {
+        let special = SpecialTokens::Keep;
         Self { tokenizer, special, window: Vec::new(), printed: 0, context: String::new() }
+    }
+
+    /// Says what becomes of special tokens.
+    pub fn with_special_tokens(mut self, special: SpecialTokens) -> Self {
+        self.special = special;
+        self
     }
 
     /// Takes the next token and returns what may be printed now; often one word, empty if nothing is whole yet.
@@ -68,23 +75,24 @@ impl StreamDecoder {
 
 #[cfg(test)]
 mod tests {
+    use super::super::AddSpecial;
     use super::super::gguf_tokenizer::tests::{byte_level_tokenizer, sentence_piece_tokenizer};
     use super::*;
     use proptest::prelude::*;
 
     #[track_caller]
     fn check_pieces(tokenizer: &Tokenizer, ids: &[u32], expected: &[&str]) {
-        let mut decoder = StreamDecoder::new(tokenizer.clone(), SpecialTokens::Include);
+        let mut decoder = StreamDecoder::new(tokenizer);
         let mut pieces: Vec<String> = ids.iter().map(|&id| decoder.push(id).unwrap()).collect();
         pieces.push(decoder.finish().unwrap());
         assert_eq!(pieces, expected);
-        assert_eq!(pieces.concat(), tokenizer.decode(ids, SpecialTokens::Include).unwrap());
+        assert_eq!(pieces.concat(), tokenizer.decode(ids, SpecialTokens::Keep).unwrap());
     }
 
     #[test]
     fn a_character_in_several_byte_level_tokens_is_held_back() {
         let tokenizer = byte_level_tokenizer();
-        let ids = tokenizer.encode("a€b", SpecialTokens::Exclude).unwrap();
+        let ids = tokenizer.encode("a€b", AddSpecial::No).unwrap();
         assert_eq!(ids.len(), 5);
         check_pieces(&tokenizer, &ids, &["a", "", "", "€", "b", ""]);
         // Cut within the character.
@@ -94,7 +102,7 @@ mod tests {
     #[test]
     fn a_run_of_byte_tokens_is_held_back() {
         let tokenizer = sentence_piece_tokenizer();
-        let ids = tokenizer.encode("hi €ö hi", SpecialTokens::Exclude).unwrap();
+        let ids = tokenizer.encode("hi €ö hi", AddSpecial::No).unwrap();
         let pieces = ["hi", " ", "", "", "", "", "", "€ö hi", ""];
         check_pieces(&tokenizer, &ids, &pieces);
     }
@@ -107,7 +115,7 @@ mod tests {
         let end = tokenizer.token_id("</s>").unwrap();
         check_pieces(&tokenizer, &[hi, hi, hi], &["hi", " hi", " hi", ""]);
         check_pieces(&tokenizer, &[space, space, hi], &["", " ", " hi", ""]);
-        let mut decoder = StreamDecoder::new(tokenizer, SpecialTokens::Exclude);
+        let mut decoder = StreamDecoder::new(&tokenizer).with_special_tokens(SpecialTokens::Skip);
         let pieces: Vec<String> = [hi, end, hi].iter().map(|&id| decoder.push(id).unwrap()).collect();
         assert_eq!(pieces, ["hi", "", " hi"]);
     }
@@ -116,7 +124,7 @@ mod tests {
     fn a_finished_decoder_starts_anew() {
         let tokenizer = sentence_piece_tokenizer();
         let hi = tokenizer.token_id("▁hi").unwrap();
-        let mut decoder = StreamDecoder::new(tokenizer, SpecialTokens::Include);
+        let mut decoder = StreamDecoder::new(&tokenizer);
         for _ in 0..2 {
             assert_eq!(decoder.push(hi).unwrap(), "hi");
             assert_eq!(decoder.finish().unwrap(), "");
@@ -127,8 +135,8 @@ mod tests {
         #[test]
         fn pieces_join_to_the_whole(ids in proptest::collection::vec(0_u32..300, 0..60), all: bool, byte_level: bool) {
             let tokenizer = if byte_level { byte_level_tokenizer() } else { sentence_piece_tokenizer() };
-            let special = if all { SpecialTokens::Include } else { SpecialTokens::Exclude };
-            let mut decoder = StreamDecoder::new(tokenizer.clone(), special);
+            let special = if all { SpecialTokens::Keep } else { SpecialTokens::Skip };
+            let mut decoder = StreamDecoder::new(&tokenizer).with_special_tokens(special);
             let mut text = String::new();
             for &id in &ids {
                 text += &decoder.push(id).unwrap();

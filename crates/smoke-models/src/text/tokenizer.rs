@@ -4,25 +4,36 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use smoke_storage::GgufMetadata;
+use smoke_storage::{Checkpoint, GgufMetadata, Metadata};
 use tokenizers::DecoderWrapper;
 
 use super::chat::ChatTemplate;
 use super::{gguf_tokenizer, tokenizer_files};
 
-/// What becomes of special tokens, such as those that begin and end a text.
+/// Whether encoding puts the special tokens around a text that the model expects there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpecialTokens {
-    /// Encoding adds those the model expects around a text; decoding writes them out.
-    Include,
-    /// Encoding adds none; decoding leaves them away.
-    Exclude,
+pub enum AddSpecial {
+    /// As for a text by itself.
+    Yes,
+    /// As for a part of a text, or a chat prompt that has them already.
+    No,
 }
 
-/// Why no tokenizer could be made.
-#[derive(Debug, thiserror::Error)]
+/// What decoding makes of special tokens, such as those that begin and end a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// They are written out.
+    Keep,
+    /// They are left away.
+    Skip,
+}
+
+/// Why there is no tokenizer, or it cannot convert.
+///
+/// Cloning is cheap, so that whoever opens a model may keep the reason for the day when a tokenizer is needed.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpenTokenizerError {
+pub enum TokenizerError {
     /// There is no tokenizer where one was looked for.
     #[error("no tokenizer: looked for {}; {remedy}", looked_for.display())]
     Missing {
@@ -38,7 +49,7 @@ pub enum OpenTokenizerError {
         path: PathBuf,
         /// The system's reason.
         #[source]
-        cause: io::Error,
+        cause: Arc<io::Error>,
     },
     /// A file is not what its name says.
     #[error("{} is damaged or of an unknown kind; obtain it again from where the model came from", path.display())]
@@ -47,11 +58,12 @@ pub enum OpenTokenizerError {
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        cause: Box<dyn StdError + Send + Sync>,
+        cause: Arc<dyn StdError + Send + Sync>,
     },
     /// A GGUF file holds no tokenizer.
     #[error(
-        "no tokenizer: the GGUF metadata has no `{key}`; use a file that has one, or give token ids instead of text"
+        "no tokenizer: the GGUF metadata has no `{key}`; put the model's tokenizer.json beside the file, or give token \
+         ids instead of text"
     )]
     MissingField {
         /// The metadata key that was looked for.
@@ -66,7 +78,7 @@ pub enum OpenTokenizerError {
     /// A GGUF file's tokenizer is of a kind that is not known. Guessing would give wrong tokens without notice.
     #[error(
         "the GGUF metadata asks for {key} = {found:?}, and only {known} are known; put the model's tokenizer.json beside \
-         the weights and use a directory, or give token ids instead of text"
+         the file, or give token ids instead of text"
     )]
     Unknown {
         /// The metadata key.
@@ -76,43 +88,34 @@ pub enum OpenTokenizerError {
         /// The values that are known.
         known: String,
     },
-}
-
-/// Why text could not be encoded or tokens not decoded.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenizerError {
     /// The text could not be split into tokens.
     #[error("the tokenizer cannot encode this text")]
     Encode {
         /// The tokenizer's reason.
         #[source]
-        cause: Box<dyn StdError + Send + Sync>,
+        cause: Arc<dyn StdError + Send + Sync>,
     },
     /// The tokens could not be joined to a text.
     #[error("the tokenizer cannot decode these tokens")]
     Decode {
         /// The tokenizer's reason.
         #[source]
-        cause: Box<dyn StdError + Send + Sync>,
+        cause: Arc<dyn StdError + Send + Sync>,
     },
 }
 
 /// A model's tokenizer with what belongs to it: special tokens, the ids that end a text, the chat template.
 ///
-/// Clones share everything.
-///
 /// ```no_run
-/// use smoke_models::text::{SpecialTokens, Tokenizer};
+/// use smoke_models::text::{AddSpecial, SpecialTokens, Tokenizer};
 ///
 /// let tokenizer = Tokenizer::open("models/smollm2".as_ref())?;
-/// let ids = tokenizer.encode("Hello world!", SpecialTokens::Include)?;
-/// let text = tokenizer.decode(&ids, SpecialTokens::Exclude)?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// let ids = tokenizer.encode("Hello world!", AddSpecial::Yes)?;
+/// let text = tokenizer.decode(&ids, SpecialTokens::Skip)?;
+/// # Ok::<(), smoke_models::text::TokenizerError>(())
 /// ```
-#[derive(Clone)]
 pub struct Tokenizer {
-    parts: Arc<Parts>,
+    parts: Parts,
 }
 
 /// What the two ways of opening find out.
@@ -136,12 +139,28 @@ pub(super) enum Framing {
 }
 
 impl Tokenizer {
+    /// The tokenizer that came with a checkpoint: the one in the metadata of a GGUF file, else the directory's.
+    ///
+    /// # Errors
+    /// If there is none, or it is damaged or of an unknown kind.
+    pub fn beside(checkpoint: &Checkpoint) -> Result<Self, TokenizerError> {
+        let Metadata { directory, gguf, .. } = checkpoint.metadata();
+        let Some(gguf) = gguf else { return Self::open(directory) };
+        Self::from_gguf(gguf).or_else(|error| match error {
+            TokenizerError::MissingField { .. } | TokenizerError::Unknown { .. } => match Self::open(directory) {
+                Err(TokenizerError::Missing { .. }) => Err(error),
+                result => result,
+            },
+            _ => Err(error),
+        })
+    }
+
     /// Reads `tokenizer.json` of a Hugging Face directory, and beside it, where they exist, `tokenizer_config.json`,
     /// `special_tokens_map.json`, `chat_template.jinja`, `generation_config.json` and `config.json`.
     ///
     /// # Errors
     /// If `tokenizer.json` is missing, or a file is damaged or cannot be read.
-    pub fn open(directory: &Path) -> Result<Self, OpenTokenizerError> {
+    pub fn open(directory: &Path) -> Result<Self, TokenizerError> {
         Ok(Self::new(tokenizer_files::read(directory)?))
     }
 
@@ -150,26 +169,28 @@ impl Tokenizer {
     ///
     /// # Errors
     /// If there is none, it contradicts itself, or it is of an unknown kind.
-    pub fn from_gguf(metadata: &GgufMetadata) -> Result<Self, OpenTokenizerError> {
+    pub fn from_gguf(metadata: &GgufMetadata) -> Result<Self, TokenizerError> {
         Ok(Self::new(gguf_tokenizer::read(metadata)?))
     }
 
     pub(super) fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self { parts }
     }
 
     /// The tokens of a text. Special tokens that stand in the text are recognised, which a chat prompt relies on.
     ///
     /// # Errors
     /// If the tokenizer fails on this text.
-    pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, TokenizerError> {
-        let parts = &*self.parts;
-        let include = special == SpecialTokens::Include;
-        let post_process = include && parts.framing == Framing::PostProcessor;
-        let encoding =
-            parts.tokenizer.encode_fast(text, post_process).map_err(|cause| TokenizerError::Encode { cause })?;
+    pub fn encode(&self, text: &str, special: AddSpecial) -> Result<Vec<u32>, TokenizerError> {
+        let parts = &self.parts;
+        let add = special == AddSpecial::Yes;
+        let post_process = add && parts.framing == Framing::PostProcessor;
+        let encoding = parts
+            .tokenizer
+            .encode_fast(text, post_process)
+            .map_err(|cause| TokenizerError::Encode { cause: cause.into() })?;
         Ok(match parts.framing {
-            Framing::Tokens { before, after } if include => {
+            Framing::Tokens { before, after } if add => {
                 before.into_iter().chain(encoding.get_ids().iter().copied()).chain(after).collect()
             }
             _ => encoding.get_ids().to_vec(),
@@ -184,8 +205,8 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32], special: SpecialTokens) -> Result<String, TokenizerError> {
         self.parts
             .tokenizer
-            .decode(ids, special == SpecialTokens::Exclude)
-            .map_err(|cause| TokenizerError::Decode { cause })
+            .decode(ids, special == SpecialTokens::Skip)
+            .map_err(|cause| TokenizerError::Decode { cause: cause.into() })
     }
 
     /// How many tokens there are, added ones included. The model's output may be wider.
@@ -199,7 +220,7 @@ impl Tokenizer {
     }
 
     /// The tokens that end an answer, the tokenizer's own end of sequence first; empty if the model knows none.
-    pub fn eos_ids(&self) -> &[u32] {
+    pub fn end_ids(&self) -> &[u32] {
         &self.parts.eos
     }
 
@@ -226,7 +247,7 @@ impl Tokenizer {
     /// Whether decoding writes this token at all.
     pub(super) fn shows(&self, id: u32, special: SpecialTokens) -> bool {
         self.token(id).is_some_and(|token| {
-            special == SpecialTokens::Include || !self.parts.tokenizer.get_added_vocabulary().is_special_token(&token)
+            special == SpecialTokens::Keep || !self.parts.tokenizer.get_added_vocabulary().is_special_token(&token)
         })
     }
 
@@ -241,7 +262,7 @@ impl fmt::Debug for Tokenizer {
         f.debug_struct("Tokenizer")
             .field("vocab_size", &self.vocab_size())
             .field("bos_id", &self.parts.bos)
-            .field("eos_ids", &self.parts.eos)
+            .field("end_ids", &self.parts.eos)
             .field("pad_id", &self.parts.pad)
             .field("framing", &self.parts.framing)
             .field("chat_template", &self.parts.chat_template)

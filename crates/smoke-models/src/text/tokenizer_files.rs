@@ -1,15 +1,16 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::chat::ChatTemplate;
-use super::tokenizer::{Framing, OpenTokenizerError, Parts, without_repeats};
+use super::tokenizer::{Framing, Parts, TokenizerError, without_repeats};
 
 /// Reads a tokenizer and what belongs to it from a Hugging Face directory.
-pub(super) fn read(directory: &Path) -> Result<Parts, OpenTokenizerError> {
+pub(super) fn read(directory: &Path) -> Result<Parts, TokenizerError> {
     let tokenizer = read_tokenizer(directory)?;
     let config: TokenizerConfig = read_json(&directory.join("tokenizer_config.json"))?.unwrap_or_default();
     let map: SpecialTokensMap = read_json(&directory.join("special_tokens_map.json"))?.unwrap_or_default();
@@ -36,7 +37,7 @@ pub(super) fn read(directory: &Path) -> Result<Parts, OpenTokenizerError> {
     Ok(Parts { framing, bos, pad, eos, chat_template, tokenizer })
 }
 
-fn read_tokenizer(directory: &Path) -> Result<tokenizers::Tokenizer, OpenTokenizerError> {
+fn read_tokenizer(directory: &Path) -> Result<tokenizers::Tokenizer, TokenizerError> {
     let path = directory.join("tokenizer.json");
     let Some(bytes) = read_if_there(&path)? else {
         let remedy = if directory.join("tokenizer.model").is_file() || directory.join("vocab.json").is_file() {
@@ -46,13 +47,13 @@ fn read_tokenizer(directory: &Path) -> Result<tokenizers::Tokenizer, OpenTokeniz
         } else {
             "copy it from where the model came from, or give token ids instead of text"
         };
-        return Err(OpenTokenizerError::Missing { looked_for: path, remedy });
+        return Err(TokenizerError::Missing { looked_for: path, remedy });
     };
     let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)
-        .map_err(|cause| OpenTokenizerError::Parse { path: path.clone(), cause })?;
+        .map_err(|cause| TokenizerError::Parse { path: path.clone(), cause: cause.into() })?;
     // The file may carry the settings of its training; a prompt is neither to be cut nor padded.
     tokenizer.with_padding(None);
-    tokenizer.with_truncation(None).map_err(|cause| OpenTokenizerError::Parse { path, cause })?;
+    tokenizer.with_truncation(None).map_err(|cause| TokenizerError::Parse { path, cause: cause.into() })?;
     Ok(tokenizer)
 }
 
@@ -69,14 +70,11 @@ fn framing(tokenizer: &tokenizers::Tokenizer, config: &TokenizerConfig, bos: Opt
 }
 
 /// A file of its own replaces the template in the configuration, as in Transformers.
-fn read_chat_template(
-    directory: &Path,
-    configured: Option<ChatTemplates>,
-) -> Result<Option<String>, OpenTokenizerError> {
+fn read_chat_template(directory: &Path, configured: Option<ChatTemplates>) -> Result<Option<String>, TokenizerError> {
     let path = directory.join("chat_template.jinja");
     if let Some(bytes) = read_if_there(&path)? {
         let source =
-            String::from_utf8(bytes).map_err(|cause| OpenTokenizerError::Parse { path, cause: cause.into() })?;
+            String::from_utf8(bytes).map_err(|cause| TokenizerError::Parse { path, cause: Arc::new(cause) })?;
         return Ok(Some(source));
     }
     Ok(match configured {
@@ -90,18 +88,18 @@ fn read_chat_template(
     })
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, OpenTokenizerError> {
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TokenizerError> {
     let Some(bytes) = read_if_there(path)? else { return Ok(None) };
     serde_json::from_slice(&bytes)
         .map(Some)
-        .map_err(|cause| OpenTokenizerError::Parse { path: path.to_owned(), cause: cause.into() })
+        .map_err(|cause| TokenizerError::Parse { path: path.to_owned(), cause: Arc::new(cause) })
 }
 
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, OpenTokenizerError> {
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(OpenTokenizerError::Read { path: path.to_owned(), cause }),
+        Err(cause) => Err(TokenizerError::Read { path: path.to_owned(), cause: Arc::new(cause) }),
     }
 }
 
@@ -201,7 +199,7 @@ impl OneOrMore {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ChatMessage, GenerationPrompt, OpenTokenizerError, SpecialTokens, Tokenizer};
+    use super::super::{AddSpecial, Message, SpecialTokens, Tokenizer, TokenizerError};
     use std::fs;
 
     /// Ids: `<s>` 0, `</s>` 1, `<pad>` 2, `<turn>` 3, a 4, b 5, ab 6.
@@ -228,7 +226,7 @@ mod tests {
     const ADDS_BOS: &str = r#"{"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
         {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}"#;
 
-    fn open(post_processor: &str, files: &[(&str, &str)]) -> Result<Tokenizer, OpenTokenizerError> {
+    fn open(post_processor: &str, files: &[(&str, &str)]) -> Result<Tokenizer, TokenizerError> {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("tokenizer.json"), TOKENIZER.replace("POST_PROCESSOR", post_processor))
             .unwrap();
@@ -276,7 +274,7 @@ mod tests {
         ] {
             let tokenizer = open("null", &files).unwrap();
             assert_eq!(
-                (tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.pad_id()),
+                (tokenizer.bos_id(), tokenizer.end_ids(), tokenizer.pad_id()),
                 (bos, &eos[..], pad),
                 "{files:?}"
             );
@@ -296,8 +294,8 @@ mod tests {
         ] {
             let config = format!(r#"{{"bos_token": "<s>", "eos_token": "</s>"{stated}}}"#);
             let tokenizer = open(post_processor, &[("tokenizer_config.json", &config)]).unwrap();
-            assert_eq!(tokenizer.encode("aba", SpecialTokens::Include).unwrap(), expected, "{post_processor} {stated}");
-            assert_eq!(tokenizer.encode("aba", SpecialTokens::Exclude).unwrap(), [6, 4]);
+            assert_eq!(tokenizer.encode("aba", AddSpecial::Yes).unwrap(), expected, "{post_processor} {stated}");
+            assert_eq!(tokenizer.encode("aba", AddSpecial::No).unwrap(), [6, 4]);
         }
     }
 
@@ -306,12 +304,12 @@ mod tests {
         let tokenizer = open("null", &[]).unwrap();
         assert_eq!(tokenizer.vocab_size(), 7);
         // Neither cut to 2 nor padded to 8, as the file would have it.
-        let ids = tokenizer.encode("<turn>abab</s>", SpecialTokens::Exclude).unwrap();
+        let ids = tokenizer.encode("<turn>abab</s>", AddSpecial::No).unwrap();
         assert_eq!(ids, [3, 6, 6, 1]);
-        assert_eq!(tokenizer.decode(&ids, SpecialTokens::Include).unwrap(), "<turn>abab</s>");
-        assert_eq!(tokenizer.decode(&ids, SpecialTokens::Exclude).unwrap(), "abab");
-        assert_eq!(tokenizer.decode(&[6, 99, 4], SpecialTokens::Include).unwrap(), "aba");
-        assert!(tokenizer.encode("", SpecialTokens::Include).unwrap().is_empty());
+        assert_eq!(tokenizer.decode(&ids, SpecialTokens::Keep).unwrap(), "<turn>abab</s>");
+        assert_eq!(tokenizer.decode(&ids, SpecialTokens::Skip).unwrap(), "abab");
+        assert_eq!(tokenizer.decode(&[6, 99, 4], SpecialTokens::Keep).unwrap(), "aba");
+        assert!(tokenizer.encode("", AddSpecial::Yes).unwrap().is_empty());
     }
 
     #[test]
@@ -326,9 +324,7 @@ mod tests {
             (vec![("tokenizer_config.json", one), ("chat_template.jinja", "three")], Some("three")),
         ] {
             let tokenizer = open("null", &files).unwrap();
-            let text = tokenizer
-                .chat_template()
-                .map(|template| template.render(&[ChatMessage::user("x")], GenerationPrompt::Add).unwrap());
+            let text = tokenizer.chat_template().map(|template| template.render(&[Message::user("x")]).unwrap());
             assert_eq!(text.as_deref(), expected, "{files:?}");
         }
     }
@@ -353,7 +349,7 @@ mod tests {
             ("generation_config.json", "{\"eos_token_id\": \"one\"}"),
         ] {
             let error = open("null", &[(name, text)]).unwrap_err();
-            assert!(matches!(&error, OpenTokenizerError::Parse { path, .. } if path.ends_with(name)), "{error:?}");
+            assert!(matches!(&error, TokenizerError::Parse { path, .. } if path.ends_with(name)), "{error:?}");
         }
     }
 }

@@ -1,0 +1,196 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use smoke_core::{Budget, Forecast, Permit, UnitId};
+
+use crate::error::ReserveError;
+use crate::eviction::{Candidate, EvictionPolicy, Incoming};
+use crate::lease::Lease;
+use crate::reservation::Reservation;
+use crate::state::{EvictError, State};
+use crate::stats::CacheStats;
+
+/// The units that are in memory in one tier.
+///
+/// Clones are handles of one cache. Operations take one short lock; values are dropped outside it, and their bytes are
+/// given back to the budget only after that.
+pub struct Cache<V> {
+    shared: Arc<Shared<V>>,
+}
+
+pub(crate) struct Shared<V> {
+    budget: Budget,
+    inner: Mutex<Inner<V>>,
+}
+
+struct Inner<V> {
+    state: State,
+    values: HashMap<UnitId, Entry<V>>,
+}
+
+/// A loaded unit. The fields are dropped in this order: memory is freed before its bytes are.
+struct Entry<V> {
+    value: Arc<V>,
+    _permit: Permit,
+}
+
+impl<V> Cache<V> {
+    /// An empty cache that draws on `budget`, which others may draw on, too.
+    pub fn new(budget: Budget, policy: impl EvictionPolicy + 'static) -> Self {
+        let inner = Inner { state: State::new(Box::new(policy)), values: HashMap::new() };
+        Self { shared: Arc::new(Shared { budget, inner: Mutex::new(inner) }) }
+    }
+
+    /// Uses a unit: counts an access, tells the policy and holds the unit. `None` if it is not loaded.
+    ///
+    /// The first use after a load counts as a miss of the unit's bytes, since they were read for it; later uses are
+    /// hits.
+    pub fn lease(&self, unit: UnitId) -> Option<Lease<V>> {
+        let mut inner = self.shared.lock();
+        inner.state.lease(unit).then(|| self.hold(&inner, unit))
+    }
+
+    /// Holds a unit without counting a use. `None` if it is not loaded.
+    pub fn peek(&self, unit: UnitId) -> Option<Lease<V>> {
+        let mut inner = self.shared.lock();
+        inner.state.peek(unit).then(|| self.hold(&inner, unit))
+    }
+
+    fn hold(&self, inner: &Inner<V>, unit: UnitId) -> Lease<V> {
+        let value = Arc::clone(&inner.values[&unit].value);
+        Lease::new(unit, value, Arc::clone(&self.shared))
+    }
+
+    /// Whether a unit is loaded; one that is only reserved is not.
+    pub fn contains(&self, unit: UnitId) -> bool {
+        self.shared.lock().state.is_loaded(unit)
+    }
+
+    /// Takes the bytes of a unit that will be loaded, evicting others if need be.
+    ///
+    /// # Errors
+    /// [`ReserveError`] if it is loaded or reserved already, or gets no room; nothing was evicted then.
+    pub fn reserve(&self, incoming: Incoming, forecast: &dyn Forecast) -> Result<Reservation<V>, ReserveError> {
+        self.shared.lock().state.begin(incoming.unit)?;
+        match self.acquire(Some(incoming), incoming.bytes, forecast) {
+            Ok(permit) => Ok(Reservation::new(incoming.unit, permit, Arc::clone(&self.shared))),
+            Err(error) => {
+                self.shared.lock().state.abandon(incoming.unit);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes bytes for other memory, such as keys and values, evicting units if need be.
+    ///
+    /// # Errors
+    /// [`ReserveError`] if units that are not in use do not free enough; nothing was evicted then.
+    pub fn make_room(&self, bytes: u64, forecast: &dyn Forecast) -> Result<Permit, ReserveError> {
+        self.acquire(None, bytes, forecast)
+    }
+
+    /// Evicts units until the budget's use is within its limit again, after the limit was lowered, or until nothing
+    /// more can go. Returns the bytes freed.
+    pub fn evict_to_limit(&self, forecast: &dyn Forecast) -> u64 {
+        let before = self.budget().used_bytes();
+        let excess = before.saturating_sub(self.budget().limit_bytes());
+        let evictable: u64 = {
+            let inner = self.shared.lock();
+            inner.state.stats.resident_bytes - inner.state.leased_bytes()
+        };
+        // Less than all that can go is always granted, so there is no error to report.
+        let _ = self.evict(None, excess.min(evictable), forecast);
+        before.saturating_sub(self.budget().used_bytes())
+    }
+
+    /// The ledger that this cache draws on.
+    pub fn budget(&self) -> &Budget {
+        &self.shared.budget
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> CacheStats {
+        CacheStats { peak_bytes: self.budget().peak_bytes(), ..self.shared.lock().state.stats }
+    }
+
+    /// The units that are loaded, in the order of their ids.
+    pub fn resident(&self) -> Vec<Candidate> {
+        self.shared.lock().state.resident().collect()
+    }
+
+    fn acquire(&self, incoming: Option<Incoming>, bytes: u64, forecast: &dyn Forecast) -> Result<Permit, ReserveError> {
+        let budget = &self.shared.budget;
+        loop {
+            let limit_bytes = budget.limit_bytes();
+            if bytes > limit_bytes {
+                return Err(ReserveError::TooLarge { bytes, limit_bytes });
+            }
+            if let Some(permit) = budget.try_acquire(bytes) {
+                return Ok(permit);
+            }
+            // More may be used than a lowered limit allows: that must go as well.
+            let shortfall_bytes = (budget.used_bytes() + bytes).saturating_sub(limit_bytes);
+            // Somebody else may take what is freed here before we do: then try again with what is left to evict.
+            self.evict(incoming, shortfall_bytes, forecast).map_err(|error| match error {
+                EvictError::Declined(unit) => ReserveError::Declined { unit },
+                EvictError::NotACandidate(unit) => ReserveError::NotACandidate { unit },
+                EvictError::NotEnough => {
+                    let leased_bytes = self.shared.lock().state.leased_bytes();
+                    ReserveError::NoRoom { bytes, free_bytes: budget.free_bytes(), leased_bytes }
+                }
+            })?;
+        }
+    }
+
+    fn evict(
+        &self,
+        incoming: Option<Incoming>,
+        shortfall_bytes: u64,
+        forecast: &dyn Forecast,
+    ) -> Result<(), EvictError> {
+        let mut evicted = Vec::new();
+        let mut inner = self.shared.lock();
+        let Inner { state, values } = &mut *inner;
+        let result = state.evict(incoming, shortfall_bytes, forecast, |unit| evicted.extend(values.remove(&unit)));
+        drop(inner);
+        // Freeing memory can be slow: not under the lock.
+        drop(evicted);
+        result
+    }
+}
+
+impl<V> Shared<V> {
+    fn lock(&self) -> MutexGuard<'_, Inner<V>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn release(&self, unit: UnitId) {
+        self.lock().state.release(unit);
+    }
+
+    pub(crate) fn abandon(&self, unit: UnitId) {
+        self.lock().state.abandon(unit);
+    }
+
+    pub(crate) fn fill(self: Arc<Self>, unit: UnitId, value: V, permit: Permit) -> Lease<V> {
+        let value = Arc::new(value);
+        let mut inner = self.lock();
+        inner.state.fill(unit, permit.bytes());
+        inner.values.insert(unit, Entry { value: Arc::clone(&value), _permit: permit });
+        drop(inner);
+        Lease::new(unit, value, self)
+    }
+}
+
+impl<V> Clone for Cache<V> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<V> fmt::Debug for Cache<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("budget", self.budget()).field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}

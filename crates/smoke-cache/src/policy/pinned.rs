@@ -1,0 +1,65 @@
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use smoke_core::{Purpose, UnitId};
+
+use super::next_use::furthest;
+use crate::eviction::{EvictionPolicy, EvictionRequest};
+
+/// A fixed set of units stays, the others stream through what memory is left.
+///
+/// For a schedule that repeats this is within one unit of MIN, and which units stream can be chosen: spread over the
+/// pass, they keep the disk busy all the time. Of the others it evicts what is used furthest in the future. A pinned unit
+/// goes only for a demand, or for other memory, that nothing else can make room for.
+#[derive(Debug)]
+pub struct Pinned {
+    pinned: PinnedUnits,
+}
+
+impl Pinned {
+    /// Pins these units.
+    pub fn new(pinned: impl IntoIterator<Item = UnitId>) -> Self {
+        Self::following(PinnedUnits::new(pinned))
+    }
+
+    /// Pins whatever is in `pinned` at the time.
+    pub fn following(pinned: PinnedUnits) -> Self {
+        Self { pinned }
+    }
+}
+
+impl EvictionPolicy for Pinned {
+    fn on_insert(&mut self, _unit: UnitId, _bytes: u64) {}
+
+    fn on_access(&mut self, _unit: UnitId) {}
+
+    fn on_remove(&mut self, _unit: UnitId) {}
+
+    fn victim(&mut self, request: &EvictionRequest<'_>) -> Option<UnitId> {
+        let pinned = self.pinned.units.read().unwrap_or_else(PoisonError::into_inner);
+        let prefetch = request.incoming.is_some_and(|incoming| incoming.purpose == Purpose::Prefetch);
+        match furthest(request, |unit| !pinned.contains(&unit)) {
+            None if !prefetch => furthest(request, |_| true),
+            answer => answer,
+        }
+    }
+}
+
+/// The set of units that a [`Pinned`] policy keeps; clones share it, so that a plan can be changed while the cache is
+/// in use.
+#[derive(Clone, Debug, Default)]
+pub struct PinnedUnits {
+    units: Arc<RwLock<HashSet<UnitId>>>,
+}
+
+impl PinnedUnits {
+    /// These units.
+    pub fn new(units: impl IntoIterator<Item = UnitId>) -> Self {
+        Self { units: Arc::new(RwLock::new(units.into_iter().collect())) }
+    }
+
+    /// Pins these units instead.
+    pub fn set(&self, units: impl IntoIterator<Item = UnitId>) {
+        *self.units.write().unwrap_or_else(PoisonError::into_inner) = units.into_iter().collect();
+    }
+}

@@ -1,0 +1,141 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use smoke_cache::CacheStats;
+use smoke_core::Purpose;
+use smoke_storage::{Extent, SourceError, TensorIndex, WeightSource};
+
+/// What a [`Streamer`](crate::Streamer) has done since it was built or its statistics were reset.
+///
+/// Of the three rates that can be had from it only the stall is speed: the byte hit rate says how little was read, the
+/// on-time rate how well reading overlapped, the stall what it cost.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct StreamStats {
+    /// Hits, evictions and residency of the cache. The peak is that of the cache's whole life.
+    pub cache: CacheStats,
+    /// Units acquired.
+    pub accesses: u64,
+    /// Units that were in memory when they were asked for.
+    pub on_time: u64,
+    /// Time that callers waited, for units and for uncached reads.
+    pub stall: Duration,
+    /// Bytes read from the source, those of loads that failed or were cancelled midway included.
+    pub bytes_read: u64,
+    /// Reads that the source answered.
+    pub reads: u64,
+    /// Reads tried again after a transient error.
+    pub retries: u64,
+    /// Units loaded because somebody waited.
+    pub demand_loads: u64,
+    /// Units loaded ahead.
+    pub prefetch_loads: u64,
+}
+
+impl StreamStats {
+    /// The share of accesses that found their unit in memory, in [0, 1]; 1 before the first.
+    pub fn on_time_rate(&self) -> f64 {
+        if self.accesses == 0 { 1.0 } else { self.on_time as f64 / self.accesses as f64 }
+    }
+
+    /// What happened since `start`, an earlier reading.
+    pub(crate) fn since(mut self, start: &Self) -> Self {
+        for (now, before) in [
+            (&mut self.accesses, start.accesses),
+            (&mut self.on_time, start.on_time),
+            (&mut self.bytes_read, start.bytes_read),
+            (&mut self.reads, start.reads),
+            (&mut self.retries, start.retries),
+            (&mut self.demand_loads, start.demand_loads),
+            (&mut self.prefetch_loads, start.prefetch_loads),
+            (&mut self.cache.accesses, start.cache.accesses),
+            (&mut self.cache.hits, start.cache.hits),
+            (&mut self.cache.accessed_bytes, start.cache.accessed_bytes),
+            (&mut self.cache.hit_bytes, start.cache.hit_bytes),
+            (&mut self.cache.inserted_units, start.cache.inserted_units),
+            (&mut self.cache.inserted_bytes, start.cache.inserted_bytes),
+            (&mut self.cache.evictions, start.cache.evictions),
+            (&mut self.cache.evicted_bytes, start.cache.evicted_bytes),
+            (&mut self.cache.unused_evicted_bytes, start.cache.unused_evicted_bytes),
+        ] {
+            *now = now.saturating_sub(before);
+        }
+        self.stall = self.stall.saturating_sub(start.stall);
+        self
+    }
+}
+
+/// The counts behind [`StreamStats`]; they only grow.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    accesses: AtomicU64,
+    on_time: AtomicU64,
+    stall_nanos: AtomicU64,
+    bytes_read: AtomicU64,
+    reads: AtomicU64,
+    retries: AtomicU64,
+    demand_loads: AtomicU64,
+    prefetch_loads: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add_accesses(&self, accesses: u64, on_time: u64) {
+        self.accesses.fetch_add(accesses, Ordering::Relaxed);
+        self.on_time.fetch_add(on_time, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_stall(&self, stall: Duration) {
+        self.stall_nanos.fetch_add(u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_retry(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_load(&self, purpose: Purpose) {
+        let counter = match purpose {
+            Purpose::Demand => &self.demand_loads,
+            Purpose::Prefetch => &self.prefetch_loads,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self, cache: CacheStats) -> StreamStats {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StreamStats {
+            cache,
+            accesses: count(&self.accesses),
+            on_time: count(&self.on_time),
+            stall: Duration::from_nanos(count(&self.stall_nanos)),
+            bytes_read: count(&self.bytes_read),
+            reads: count(&self.reads),
+            retries: count(&self.retries),
+            demand_loads: count(&self.demand_loads),
+            prefetch_loads: count(&self.prefetch_loads),
+        }
+    }
+}
+
+/// A source that counts what is read through it.
+#[derive(Debug)]
+pub(crate) struct Counted<'a> {
+    pub(crate) source: &'a dyn WeightSource,
+    pub(crate) counters: &'a Counters,
+}
+
+impl WeightSource for Counted<'_> {
+    fn index(&self) -> &TensorIndex {
+        self.source.index()
+    }
+
+    fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
+        self.source.read_at(extent, buf)?;
+        self.counters.bytes_read.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn alignment(&self) -> u64 {
+        self.source.alignment()
+    }
+}

@@ -1,0 +1,534 @@
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use smoke_cache::{Cache, EvictionPolicy, Incoming, Lease, ReserveError};
+use smoke_core::{Access, Budget, ExpectedUse, Permit, Purpose, Step, UnitId};
+use smoke_predict::AccessPredictor;
+use smoke_storage::{AlignedBuffer, Extent, UnitMap, WeightSource};
+
+use crate::builder::StreamerBuilder;
+use crate::error::StreamError;
+use crate::lease::UnitLease;
+use crate::load::{Load, LoadError};
+use crate::loader::Loader;
+use crate::planner::{Snapshot, default_read_ahead_bytes, next_loads};
+use crate::queue::Priority;
+use crate::reader::Reader;
+use crate::room::{Room, Waited};
+use crate::stats::StreamStats;
+
+/// A use less likely than this is not read ahead: at even odds the read costs as much as it saves.
+const LEAST_PROBABILITY: f32 = 0.5;
+/// How many steps ahead the planner looks at least and at most, for it looks after every access.
+const HORIZON_STEPS: std::ops::RangeInclusive<u64> = 16..=256;
+
+/// Units of a source that is larger than memory, brought in just before they are used, under one byte budget.
+///
+/// [`acquire`](Self::acquire) gives a lease of a unit: at once if it is in memory, else after loading it. After each
+/// access the predictor is told, and what it expects next is read ahead on I/O threads while the caller computes.
+/// Whatever is in memory or on its way there is charged to the [`Budget`] first.
+///
+/// Clones are handles of one streamer; any number of threads may use it. When the last one is dropped, loads in flight
+/// are cancelled and the threads joined. Leases may outlive it.
+///
+/// A thread that takes a further lease while it holds others needs room for all of them; where there cannot be any, it
+/// gets [`StreamError::NoRoom`] rather than waiting for itself.
+#[derive(Clone)]
+pub struct Streamer {
+    inner: Arc<Inner>,
+}
+
+/// What the builder has settled.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) unit_bytes: Vec<u64>,
+    pub(crate) io_threads: usize,
+    pub(crate) read_ahead_bytes: Option<u64>,
+    pub(crate) record_trace: bool,
+    pub(crate) patience: Duration,
+}
+
+struct Inner {
+    setting: Setting,
+    largest: Option<UnitId>,
+    reader: Arc<Reader>,
+    cache: Cache<AlignedBuffer>,
+    loader: Loader<Lease<AlignedBuffer>>,
+    room: Arc<Room>,
+    /// Held while reserving and submitting too, so that a unit is never reserved without being in flight.
+    foresight: Mutex<Foresight>,
+    /// What the counters stood at when the statistics were reset.
+    stats_start: Mutex<StreamStats>,
+}
+
+struct Foresight {
+    predictor: Box<dyn AccessPredictor>,
+    step: Step,
+    trace: Vec<UnitId>,
+    /// Units that were read ahead, or are being, and have not been used since. The cache and the loader are the truth:
+    /// what neither of them has any more is forgotten before each plan, and may be loaded again.
+    ahead: Vec<UnitId>,
+    upcoming: Vec<ExpectedUse>,
+    planned: Vec<ExpectedUse>,
+}
+
+impl Streamer {
+    /// Streams `units` from `source`.
+    pub fn builder(source: Arc<dyn WeightSource>, units: UnitMap) -> StreamerBuilder {
+        StreamerBuilder::new(source, units)
+    }
+
+    pub(crate) fn start(
+        setting: Setting,
+        reader: Reader,
+        budget: Budget,
+        policy: Box<dyn EvictionPolicy>,
+        predictor: Box<dyn AccessPredictor>,
+    ) -> Result<Self, StreamError> {
+        let largest = reader.units.units().max_by_key(|unit| setting.unit_bytes[unit.index()]);
+        let room = Arc::new(Room::new(setting.patience));
+        let announcer = Arc::clone(&room);
+        let loader = Loader::new(setting.io_threads, move || announcer.load_ended())
+            .map_err(|error| StreamError::Threads(Arc::new(error)))?;
+        let foresight = Foresight {
+            predictor,
+            step: Step(0),
+            trace: Vec::new(),
+            ahead: Vec::new(),
+            upcoming: Vec::new(),
+            planned: Vec::new(),
+        };
+        let inner = Inner {
+            setting,
+            largest,
+            reader: Arc::new(reader),
+            cache: Cache::new(budget, policy),
+            loader,
+            room,
+            foresight: Mutex::new(foresight),
+            stats_start: Mutex::default(),
+        };
+        let budget = inner.cache.budget();
+        inner.check_limit(budget.limit_bytes(), budget.used_bytes())?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Leases `unit`, loading it first if need be, and plans what to read ahead.
+    ///
+    /// # Errors
+    ///
+    /// If the unit cannot be read (after retrying what may pass), or there is no room for it because of leases and other
+    /// memory that will not become free.
+    pub fn acquire(&self, unit: UnitId) -> Result<UnitLease, StreamError> {
+        let inner = &*self.inner;
+        inner.check_unit(unit)?;
+        let _acquiring = inner.room.enter();
+        let there = inner.lease_now(unit);
+        let on_time = u64::from(there.is_some());
+        let lease = match there {
+            Some(lease) => lease,
+            None => inner.lease_late(unit, None)?,
+        };
+        inner.observe(&[unit], on_time);
+        Ok(lease)
+    }
+
+    /// Leases all of `units` or none, in their order; what is missing is loaded at once, not one after another.
+    ///
+    /// For a step that needs several units together: two threads that took half of theirs each would wait for one
+    /// another.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire); then no lease is kept.
+    pub fn acquire_all(&self, units: &[UnitId]) -> Result<Vec<UnitLease>, StreamError> {
+        let inner = &*self.inner;
+        units.iter().try_for_each(|&unit| inner.check_unit(unit))?;
+        let _acquiring = inner.room.enter();
+        let own_before = inner.room.own_leases();
+        inner.check_sum(units)?;
+        loop {
+            match inner.lease_all(units) {
+                Ok(leases) => return Ok(leases),
+                // The others hold leases and wait as this did. What this held is free now, so one of them goes on.
+                Err(Refusal { may_retry: true, .. }) if own_before == 0 => inner.room.wait_for_the_others(),
+                Err(refusal) => return Err(refusal.error),
+            }
+        }
+    }
+
+    /// Leases `unit` if it is in memory; neither counted nor observed as a use.
+    pub fn peek(&self, unit: UnitId) -> Option<UnitLease> {
+        let booking = self.inner.room.book();
+        let lease = self.inner.cache.peek(unit)?;
+        Some(UnitLease::new(lease, Arc::clone(&self.inner.reader), booking))
+    }
+
+    /// Tells the predictor what somebody outside expects, and reads ahead by what it makes of that.
+    pub fn hint(&self, expected: &[ExpectedUse]) {
+        let mut foresight = self.inner.foresight();
+        foresight.predictor.hint(expected);
+        self.inner.plan(&mut foresight);
+    }
+
+    /// Fills `buf` with the bytes of `extent`, past the cache and the budget: for a few bytes such as rows of an
+    /// embedding. Transient errors are retried; the time counts as stall.
+    ///
+    /// # Errors
+    ///
+    /// If the source fails, as for an extent that is out of range.
+    pub fn read_uncached(&self, extent: Extent, buf: &mut [u8]) -> Result<(), StreamError> {
+        let reader = &*self.inner.reader;
+        let start = reader.clock.now();
+        let result = reader.read(extent, buf);
+        reader.counters.add_stall(reader.clock.now().saturating_sub(start));
+        result.map_err(|error| StreamError::Read(Arc::new(error)))
+    }
+
+    /// Takes `bytes` for other memory (a KV cache, activations), evicting units for it.
+    ///
+    /// # Errors
+    ///
+    /// If it does not fit even then, because of leases and other memory that will not become free.
+    pub fn make_room(&self, bytes: u64) -> Result<Permit, StreamError> {
+        let inner = &*self.inner;
+        let _acquiring = inner.room.enter();
+        loop {
+            let seen = inner.room.generation();
+            let foresight = inner.foresight();
+            let made = inner.cache.make_room(bytes, &foresight.predictor);
+            drop(foresight);
+            match made {
+                Ok(permit) => return Ok(permit),
+                Err(error) => inner.await_room(seen, error, bytes).map_err(|refusal| refusal.error)?,
+            }
+        }
+    }
+
+    /// Sets another limit to the budget, evicting and cancelling what no longer fits.
+    ///
+    /// When this returns, no more than `bytes` are used, unless leases and other memory hold more: then nothing is
+    /// granted until enough of them are dropped.
+    ///
+    /// # Errors
+    ///
+    /// If the largest unit does not fit; the limit stays as it was.
+    pub fn set_memory_limit(&self, bytes: u64) -> Result<(), StreamError> {
+        let inner = &*self.inner;
+        inner.check_limit(bytes, 0)?;
+        let budget = inner.cache.budget();
+        budget.set_limit_bytes(bytes);
+        inner.room.announce();
+        loop {
+            let seen = inner.room.generation();
+            inner.cache.evict_to_limit(&inner.foresight().predictor);
+            let excess_bytes = budget.used_bytes().saturating_sub(budget.limit_bytes());
+            inner.cancel_prefetches(excess_bytes);
+            if excess_bytes == 0 || !inner.room.wait_for_a_load(seen) {
+                break;
+            }
+        }
+        inner.plan(&mut inner.foresight());
+        Ok(())
+    }
+
+    /// What was done since the streamer was built or [`reset_stats`](Self::reset_stats) called.
+    pub fn stats(&self) -> StreamStats {
+        self.inner.total_stats().since(&self.inner.stats_start())
+    }
+
+    /// Counts from zero again.
+    pub fn reset_stats(&self) {
+        let now = self.inner.total_stats();
+        *self.inner.stats_start() = now;
+    }
+
+    /// The units acquired so far, in order; empty unless the builder was told to record.
+    pub fn trace(&self) -> Vec<UnitId> {
+        self.inner.foresight().trace.clone()
+    }
+
+    /// Which parts make which unit.
+    pub fn units(&self) -> &UnitMap {
+        &self.inner.reader.units
+    }
+
+    /// The ledger that units are charged to.
+    pub fn budget(&self) -> &Budget {
+        self.inner.cache.budget()
+    }
+
+    /// The cache that holds the units. Leases taken from it directly are not waited for by those who find no room.
+    pub fn cache(&self) -> &Cache<AlignedBuffer> {
+        &self.inner.cache
+    }
+}
+
+impl fmt::Debug for Streamer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streamer")
+            .field("units", &self.inner.setting.unit_bytes.len())
+            .field("budget", self.budget())
+            .field("loader", &self.inner.loader)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why leases were refused.
+struct Refusal {
+    error: StreamError,
+    /// Whether there may be room after others, who wait too, got what this call lets go of.
+    may_retry: bool,
+}
+
+impl From<StreamError> for Refusal {
+    fn from(error: StreamError) -> Self {
+        Self { error, may_retry: false }
+    }
+}
+
+impl From<Refusal> for StreamError {
+    fn from(refusal: Refusal) -> Self {
+        refusal.error
+    }
+}
+
+impl Inner {
+    fn foresight(&self) -> MutexGuard<'_, Foresight> {
+        self.foresight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stats_start(&self) -> MutexGuard<'_, StreamStats> {
+        self.stats_start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn total_stats(&self) -> StreamStats {
+        self.reader.counters.read(self.cache.stats())
+    }
+
+    fn unit_bytes(&self, unit: UnitId) -> u64 {
+        self.setting.unit_bytes[unit.index()]
+    }
+
+    fn check_unit(&self, unit: UnitId) -> Result<(), StreamError> {
+        let units = self.setting.unit_bytes.len();
+        if unit.index() < units { Ok(()) } else { Err(StreamError::UnknownUnit { unit, units }) }
+    }
+
+    /// Whether the largest unit fits a limit of which `taken_bytes` are not to be had.
+    fn check_limit(&self, limit_bytes: u64, taken_bytes: u64) -> Result<(), StreamError> {
+        let Some(unit) = self.largest else { return Ok(()) };
+        let unit_bytes = self.unit_bytes(unit);
+        let smallest_bytes = unit_bytes.saturating_add(taken_bytes);
+        if smallest_bytes <= limit_bytes {
+            return Ok(());
+        }
+        Err(StreamError::BudgetTooSmall { limit_bytes, unit, unit_bytes, smallest_bytes })
+    }
+
+    /// Whether all of the units would fit if nothing else were there.
+    fn check_sum(&self, units: &[UnitId]) -> Result<(), StreamError> {
+        let distinct = units.iter().enumerate().filter(|(place, unit)| !units[..*place].contains(unit));
+        let wanted_bytes: u64 = distinct.map(|(_, &unit)| self.unit_bytes(unit)).sum();
+        let budget = self.cache.budget();
+        let limit_bytes = budget.limit_bytes();
+        if wanted_bytes <= limit_bytes {
+            return Ok(());
+        }
+        Err(StreamError::NoRoom { wanted_bytes, free_bytes: budget.free_bytes(), leased_bytes: 0, limit_bytes })
+    }
+
+    /// A lease of what is in memory.
+    fn lease_now(&self, unit: UnitId) -> Option<UnitLease> {
+        self.cache.lease(unit).map(|lease| self.booked(lease))
+    }
+
+    fn booked(&self, lease: Lease<AlignedBuffer>) -> UnitLease {
+        UnitLease::new(lease, Arc::clone(&self.reader), self.room.book())
+    }
+
+    /// A lease of what was not in memory; `load` if it is in flight for this caller already. All of it is stall.
+    fn lease_late(&self, unit: UnitId, load: Option<Load<Lease<AlignedBuffer>>>) -> Result<UnitLease, Refusal> {
+        let clock = &*self.reader.clock;
+        let start = clock.now();
+        let result = self.wait_for(unit, load);
+        self.reader.counters.add_stall(clock.now().saturating_sub(start));
+        Ok(self.booked(result?))
+    }
+
+    fn wait_for(
+        &self,
+        unit: UnitId,
+        mut load: Option<Load<Lease<AlignedBuffer>>>,
+    ) -> Result<Lease<AlignedBuffer>, Refusal> {
+        loop {
+            let seen = self.room.generation();
+            // Held until the use is counted, so that nobody evicts the unit in between.
+            let mut _pinned = None;
+            if let Some(load) = load.take() {
+                match load.wait() {
+                    Ok(lease) => _pinned = Some(lease),
+                    // Its room was wanted, or it failed before anybody asked: that is no answer to this demand.
+                    Err(LoadError::Cancelled) => {}
+                    Err(_) if load.submitted_as() != Priority::Demand => {}
+                    Err(LoadError::Source(error)) => return Err(StreamError::Load { unit, error }.into()),
+                    Err(LoadError::Panicked) => return Err(StreamError::Panicked { unit }.into()),
+                    // The caller borrows the streamer, so the loader lives.
+                    Err(LoadError::Stopped) => unreachable!("the loader has stopped while in use"),
+                }
+            }
+            if let Some(lease) = self.cache.lease(unit) {
+                return Ok(lease);
+            }
+            match self.demand(unit) {
+                Ok(begun) => load = Some(begun),
+                // Loaded in this very moment.
+                Err(ReserveError::AlreadyResident { .. }) => {}
+                Err(error) => self.await_room(seen, error, self.unit_bytes(unit))?,
+            }
+        }
+    }
+
+    /// All leases, or the first refusal. What is there is leased before anything is evicted for what is not.
+    fn lease_all(&self, units: &[UnitId]) -> Result<Vec<UnitLease>, Refusal> {
+        let there: Vec<Option<UnitLease>> = units.iter().map(|&unit| self.lease_now(unit)).collect();
+        let on_time = there.iter().flatten().count() as u64;
+        let missing = units.iter().zip(&there).filter(|(_, lease)| lease.is_none());
+        let begun: Vec<_> = missing.map(|(&unit, _)| self.demand(unit).ok()).collect();
+        let mut begun = begun.into_iter();
+        let lease = |(&unit, there): (&UnitId, Option<UnitLease>)| match there {
+            Some(lease) => Ok(lease),
+            None => self.lease_late(unit, begun.next().flatten()),
+        };
+        let leases = units.iter().zip(there).map(lease).collect::<Result<Vec<_>, Refusal>>()?;
+        self.observe(units, on_time);
+        Ok(leases)
+    }
+
+    /// Joins the load of `unit` or begins one, for somebody who waits.
+    fn demand(&self, unit: UnitId) -> Result<Load<Lease<AlignedBuffer>>, ReserveError> {
+        let foresight = self.foresight();
+        match self.loader.join(unit, Priority::Demand) {
+            Some(load) => Ok(load),
+            None => self.begin(unit, Priority::Demand, &*foresight.predictor),
+        }
+    }
+
+    /// Reserves, then submits. The caller holds the lock on the foresight.
+    fn begin(
+        &self,
+        unit: UnitId,
+        priority: Priority,
+        predictor: &dyn AccessPredictor,
+    ) -> Result<Load<Lease<AlignedBuffer>>, ReserveError> {
+        let purpose = match priority {
+            Priority::Demand => Purpose::Demand,
+            Priority::Prefetch { .. } => Purpose::Prefetch,
+        };
+        let incoming = Incoming { unit, bytes: self.unit_bytes(unit), purpose };
+        let reservation = self.cache.reserve(incoming, &predictor)?;
+        self.room.load_begun();
+        let reader = Arc::clone(&self.reader);
+        // Not in flight yet, or it could not have been reserved: the load is a new one, and will be counted out.
+        Ok(self.loader.submit(unit, priority, move |should_stop| reader.load(unit, purpose, reservation, should_stop)))
+    }
+
+    fn cancel_prefetches(&self, wanted_bytes: u64) {
+        self.loader.cancel_least_urgent(wanted_bytes, |unit| self.unit_bytes(unit));
+    }
+
+    /// After the cache has refused: frees what is being read ahead and waits for a change, or says that there will be
+    /// none. `seen` is the generation from before the attempt.
+    fn await_room(&self, seen: u64, error: ReserveError, wanted_bytes: u64) -> Result<(), Refusal> {
+        let (free_bytes, leased_bytes) = match error {
+            ReserveError::NoRoom { free_bytes, leased_bytes, .. } => {
+                self.cancel_prefetches(wanted_bytes.saturating_sub(free_bytes));
+                (free_bytes, leased_bytes)
+            }
+            // A load of it was cancelled and has not given back its bytes yet.
+            ReserveError::InFlight { .. } => (self.cache.budget().free_bytes(), 0),
+            ReserveError::TooLarge { .. } => (self.cache.budget().free_bytes(), 0),
+            other => return Err(StreamError::Policy(Arc::new(other)).into()),
+        };
+        let limit_bytes = self.cache.budget().limit_bytes();
+        let no_room = StreamError::NoRoom { wanted_bytes, free_bytes, leased_bytes, limit_bytes };
+        if wanted_bytes > limit_bytes {
+            return Err(no_room.into());
+        }
+        match self.room.wait(seen) {
+            Waited::Changed => Ok(()),
+            Waited::Stuck { others_wait } => Err(Refusal { error: no_room, may_retry: others_wait }),
+        }
+    }
+
+    /// Takes note of the accesses and reads ahead.
+    fn observe(&self, units: &[UnitId], on_time: u64) {
+        self.reader.counters.add_accesses(units.len() as u64, on_time);
+        let mut foresight = self.foresight();
+        for &unit in units {
+            let step = foresight.step;
+            foresight.predictor.observe(Access { step, unit });
+            foresight.step = step.next();
+            if self.setting.record_trace {
+                foresight.trace.push(unit);
+            }
+            foresight.ahead.retain(|&ahead| ahead != unit);
+        }
+        self.plan(&mut foresight);
+    }
+
+    fn plan(&self, foresight: &mut Foresight) {
+        let Foresight { predictor, step, ahead, upcoming, planned, .. } = foresight;
+        if self.room.is_wanted() {
+            // Whoever waits for room would be overtaken.
+            return;
+        }
+        let budget = self.cache.budget();
+        if budget.used_bytes() > budget.limit_bytes() {
+            // The limit was lowered while leases held more.
+            self.cache.evict_to_limit(predictor);
+        }
+        let read_ahead_bytes = self.setting.read_ahead_bytes.unwrap_or_else(|| {
+            default_read_ahead_bytes(budget.limit_bytes(), self.largest.map_or(0, |unit| self.unit_bytes(unit)))
+        });
+        // In this order: a load that ends in between is in the cache then.
+        let is_present = |unit: UnitId| self.loader.contains(unit) || self.cache.contains(unit);
+        ahead.retain(|&unit| is_present(unit));
+        let ahead_bytes = ahead.iter().map(|&unit| self.unit_bytes(unit)).sum();
+        if ahead_bytes >= read_ahead_bytes {
+            return;
+        }
+        upcoming.clear();
+        predictor.upcoming(self.horizon_steps(read_ahead_bytes), upcoming);
+        planned.clear();
+        let snapshot = Snapshot {
+            upcoming,
+            unit_bytes: &self.setting.unit_bytes,
+            ahead_bytes,
+            read_ahead_bytes,
+            least_probability: LEAST_PROBABILITY,
+            is_present: &is_present,
+        };
+        next_loads(&snapshot, planned);
+        for expected in &*planned {
+            let priority = Priority::Prefetch { distance: step.0 + expected.distance };
+            match self.begin(expected.unit, priority, &**predictor) {
+                Ok(load) => {
+                    load.detach();
+                    ahead.push(expected.unit);
+                }
+                Err(ReserveError::AlreadyResident { .. } | ReserveError::InFlight { .. }) => {}
+                // What is there is worth more than what would come, or there is no room: no failure.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Far enough to see twice the read-ahead, if all of it were missing.
+    fn horizon_steps(&self, read_ahead_bytes: u64) -> u64 {
+        let units = self.setting.unit_bytes.len() as u64;
+        let mean_bytes = (self.reader.units.total_buffer_bytes() / units.max(1)).max(1);
+        (read_ahead_bytes / mean_bytes * 2).clamp(*HORIZON_STEPS.start(), *HORIZON_STEPS.end())
+    }
+}

@@ -1,0 +1,32 @@
+//! `cargo xtask test`: all tests, after obtaining what they need.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::run::{FEATURES, cargo, run, succeeds};
+use crate::{model, vulkan};
+
+/// Runs all tests, or those that `options` select.
+pub(crate) fn test(options: &[String]) -> Result<()> {
+    model::ensure(model::Name::Smollm2)?;
+    vulkan::ensure()?;
+    let with_nextest = succeeds(&mut cargo(["nextest", "--version"]));
+    if !with_nextest {
+        // Runs the documentation's examples, too.
+        return run(quiet_vulkan(cargo(["test", "--workspace"]).args(FEATURES)).args(options));
+    }
+    if options.is_empty() {
+        // First, since what closes the output should be the summary of all other tests.
+        run(quiet_vulkan(cargo(["test", "--doc", "--workspace"]).args(FEATURES)))?;
+    }
+    run(quiet_vulkan(cargo(["nextest", "run", "--workspace"]).args(FEATURES)).args(options))
+}
+
+/// Vulkan drivers complain where this variable is not set, as it is not for services and in containers.
+fn quiet_vulkan(command: &mut Command) -> &mut Command {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    }
+    command
+}
