@@ -1,0 +1,40 @@
+use rayon::prelude::*;
+use smoke_core::Encoding;
+
+use crate::error::bytes_for;
+use crate::{Isa, PackedError};
+
+/// Elements that one thread decodes at a time; a whole number of blocks of every encoding.
+const PIECE_ELEMENTS: usize = 1 << 16;
+
+/// Decodes `bytes` to as many elements as `out` has.
+///
+/// The result is the same on every machine, bit for bit. F64 is rounded to f32; every other value is exact or, where an
+/// encoding's formula has more than one rounding, rounded as the formula is written. Long inputs are decoded by the
+/// threads of the current rayon pool.
+///
+/// ```
+/// use smoke_core::Encoding;
+/// let mut out = [0.0; 2];
+/// smoke_quant::decode(Encoding::BF16, &[0x80, 0x3f, 0x20, 0xc0], &mut out)?;
+/// assert_eq!(out, [1.0, -2.5]);
+/// # Ok::<(), smoke_quant::PackedError>(())
+/// ```
+///
+/// # Errors
+/// [`PackedError`] if the encoding holds no weights, or `out.len()` elements do not take `bytes.len()` bytes.
+pub fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) -> Result<(), PackedError> {
+    let expected_bytes = bytes_for(encoding, out.len())?;
+    if bytes.len() != expected_bytes {
+        return Err(PackedError::WrongLength { encoding, elements: out.len(), expected_bytes, bytes: bytes.len() });
+    }
+    let kernels = Isa::best().kernels();
+    if out.len() <= PIECE_ELEMENTS {
+        kernels.decode(encoding, bytes, out);
+    } else {
+        let piece_bytes = bytes_for(encoding, PIECE_ELEMENTS)?;
+        let pieces = bytes.par_chunks(piece_bytes).zip(out.par_chunks_mut(PIECE_ELEMENTS));
+        pieces.for_each(|(bytes, out)| kernels.decode(encoding, bytes, out));
+    }
+    Ok(())
+}

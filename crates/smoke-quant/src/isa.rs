@@ -1,0 +1,47 @@
+use crate::kernels::{Kernels, Scalar};
+
+/// A set of processor instructions that there are kernels for.
+///
+/// [`PackedMatrix::multiply`](crate::PackedMatrix::multiply) takes the [`best`](Self::best) one; the others are for tests
+/// and measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// No particular instructions: portable code that the compiler vectorises as far as the target allows.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C: every such processor since 2015.
+    Avx2,
+}
+
+impl Isa {
+    /// The fastest one that this machine has.
+    pub fn best() -> Self {
+        Self::available().last().copied().unwrap_or(Self::Scalar)
+    }
+
+    /// Those that this machine has, slowest first. The processor is asked once, the answer is kept.
+    pub fn available() -> &'static [Self] {
+        #[cfg(target_arch = "x86_64")]
+        if crate::kernels::Avx2::detect().is_some() {
+            return &[Self::Scalar, Self::Avx2];
+        }
+        &[Self::Scalar]
+    }
+
+    /// The kernels.
+    ///
+    /// # Panics
+    /// If the machine does not have these instructions.
+    pub(crate) fn kernels(self) -> &'static dyn Kernels {
+        match self {
+            Self::Scalar => &Scalar,
+            Self::Avx2 => {
+                #[cfg(target_arch = "x86_64")]
+                if let Some(kernels) = crate::kernels::Avx2::detect() {
+                    return kernels;
+                }
+                panic!("this machine has no AVX2, FMA and F16C: ask Isa::available()");
+            }
+        }
+    }
+}

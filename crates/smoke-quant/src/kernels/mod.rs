@@ -1,0 +1,55 @@
+//! The arithmetic, one file or folder for each instruction set.
+//!
+//! An instruction set implements [`Kernels`]; what is common (cutting matrices into panels, threads, scratch) is written
+//! once above it. To add one: a file here, a variant of [`Isa`](crate::Isa), and the tests run on it by themselves. To
+//! add an encoding: a function in [`blocks`](crate::blocks); an instruction set without own code for it can go by that.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod panels;
+mod scalar;
+
+use smoke_core::Encoding;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+pub(crate) use panels::{Shape, product, transposed};
+pub(crate) use scalar::Scalar;
+
+/// What an instruction set must be able to do. Lengths and encodings were checked by the caller; an implementation may
+/// panic where they do not fit, but not misbehave.
+pub(crate) trait Kernels: Sync {
+    /// Decodes whole blocks to as many elements as `out` has, with the results of [`blocks`](crate::blocks) to the bit.
+    fn decode(&self, encoding: Encoding, bytes: &[u8], out: &mut [f32]);
+
+    /// Floats that [`arrange`](Self::arrange) needs for a token of `columns` elements; 0 if
+    /// [`dot_rows`](Self::dot_rows) takes tokens as they are.
+    fn arranged_len(&self, _encoding: Encoding, _columns: usize) -> usize {
+        0
+    }
+
+    /// Puts a token into the order in which [`dot_rows`](Self::dot_rows) meets the weights.
+    fn arrange(&self, _encoding: Encoding, _x: &[f32], _arranged: &mut [f32]) {}
+
+    /// The product of each row in `bytes` with one (arranged) token; there are as many rows as elements in `y`.
+    fn dot_rows(&self, encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]);
+
+    /// Rows of a panel for [`panel_dot`](Self::panel_dot) that stay in the first-level cache.
+    fn panel_rows(&self) -> usize;
+
+    /// `y[t][first_row + r]` += `panel[r]` · `x[t]` for all rows of the panel and all tokens. The rows of both are `depth`
+    /// long, a multiple of 8, and dense.
+    fn panel_dot(&self, panel: &[f32], x: &[f32], depth: usize, first_row: usize, y: &mut [&mut [f32]]);
+
+    /// `y[t][first_column + c]` += Σ over rows `r` of the panel of `panel[r * width + c] * x[t * x_stride + r]`, for all
+    /// tokens.
+    fn panel_scale(
+        &self,
+        panel: &[f32],
+        width: usize,
+        x: &[f32],
+        x_stride: usize,
+        first_column: usize,
+        y: &mut [&mut [f32]],
+    );
+}

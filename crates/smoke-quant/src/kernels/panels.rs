@@ -1,0 +1,93 @@
+use smoke_core::Encoding;
+
+use super::Kernels;
+use crate::scratch::with_scratch;
+
+/// Columns of a panel: a multiple of every block.
+const DEPTH: usize = 512;
+/// Tokens that share an unpacked panel, a multiple of what the kernels take at once. With their `DEPTH` elements
+/// they fill about half of a second-level cache of 512 KiB.
+const TOKENS: usize = 96;
+/// Rows and columns of a panel of the transposed product: together 16 KiB, half of a first-level cache.
+const TRANSPOSED_ROWS: usize = 16;
+const TRANSPOSED_COLUMNS: usize = 256;
+
+/// What is known of the rows of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) encoding: Encoding,
+    pub(crate) columns: usize,
+    pub(crate) row_bytes: usize,
+}
+
+impl Shape {
+    /// The bytes of `width` columns from `first` on, within a row; both are whole blocks.
+    fn columns_of_row(&self, first: usize, width: usize) -> std::ops::Range<usize> {
+        let (elements, bytes) = (self.encoding.block_elements() as usize, self.encoding.block_bytes() as usize);
+        first / elements * bytes..(first + width) / elements * bytes
+    }
+}
+
+/// Multiplies many tokens by the rows in `bytes`; `y[t]` is where the rows' results for token `t` go.
+///
+/// A panel of a few rows and [`DEPTH`] columns is unpacked into the first-level cache and multiplied by all tokens, of
+/// which a dense copy lies in the second-level cache.
+pub(crate) fn product(kernels: &dyn Kernels, shape: &Shape, bytes: &[u8], x: &[f32], y: &mut [&mut [f32]]) {
+    let rows = bytes.len() / shape.row_bytes;
+    let panel_rows = kernels.panel_rows().min(rows);
+    let depth = DEPTH.min(shape.columns.next_multiple_of(8));
+    let tokens = TOKENS.min(y.len());
+    y.iter_mut().for_each(|y| y.fill(0.0));
+    with_scratch((panel_rows + tokens) * depth, |scratch| {
+        let (panel, dense) = scratch.split_at_mut(panel_rows * depth);
+        for (x, y) in x.chunks(tokens * shape.columns).zip(y.chunks_mut(tokens)) {
+            for first in (0..shape.columns).step_by(DEPTH) {
+                let width = DEPTH.min(shape.columns - first);
+                let depth = width.next_multiple_of(8);
+                for (x, dense) in x.chunks_exact(shape.columns).zip(dense.chunks_exact_mut(depth)) {
+                    dense[..width].copy_from_slice(&x[first..first + width]);
+                    dense[width..].fill(0.0);
+                }
+                let dense = &dense[..y.len() * depth];
+                let within = shape.columns_of_row(first, width);
+                for (i, bytes) in bytes.chunks(panel_rows * shape.row_bytes).enumerate() {
+                    let bytes = bytes.chunks_exact(shape.row_bytes);
+                    let panel = &mut panel[..bytes.len() * depth];
+                    for (bytes, row) in bytes.zip(panel.chunks_exact_mut(depth)) {
+                        kernels.decode(shape.encoding, &bytes[within.clone()], &mut row[..width]);
+                        row[width..].fill(0.0);
+                    }
+                    kernels.panel_dot(panel, dense, depth, i * panel_rows, y);
+                }
+            }
+        }
+    });
+}
+
+/// Adds the product of tokens with the columns from `first` on of the transposed rows in `bytes`; `y[t]` has as many
+/// elements as columns are meant.
+pub(crate) fn transposed(
+    kernels: &dyn Kernels,
+    shape: &Shape,
+    bytes: &[u8],
+    first: usize,
+    x: &[f32],
+    x_stride: usize,
+    y: &mut [&mut [f32]],
+) {
+    let columns = y.first().map_or(0, |y| y.len());
+    with_scratch(TRANSPOSED_ROWS * TRANSPOSED_COLUMNS, |panel| {
+        for (i, bytes) in bytes.chunks(TRANSPOSED_ROWS * shape.row_bytes).enumerate() {
+            for start in (0..columns).step_by(TRANSPOSED_COLUMNS) {
+                let width = TRANSPOSED_COLUMNS.min(columns - start);
+                let within = shape.columns_of_row(first + start, width);
+                let bytes = bytes.chunks_exact(shape.row_bytes);
+                let panel = &mut panel[..bytes.len() * width];
+                for (bytes, row) in bytes.zip(panel.chunks_exact_mut(width)) {
+                    kernels.decode(shape.encoding, &bytes[within.clone()], row);
+                }
+                kernels.panel_scale(panel, width, &x[i * TRANSPOSED_ROWS..], x_stride, start, y);
+            }
+        }
+    });
+}

@@ -1,0 +1,273 @@
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
+
+use crate::error::SourceError;
+use crate::format::{FormatError, parse_gguf, parse_safetensors, parse_shard_index};
+use crate::index::{FileInfo, TensorIndex, TensorInfo};
+use crate::metadata::{Format, Metadata};
+use crate::reader::{Reader, ReaderKind};
+use crate::source::{Extent, WeightSource};
+
+/// A checkpoint in files: safetensors, sharded safetensors or GGUF.
+///
+/// Opening reads headers only. The index is kept; no tensor is read before it is asked for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    index: TensorIndex,
+    metadata: Metadata,
+    readers: Vec<Reader>,
+}
+
+/// Why a checkpoint cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A file or directory cannot be read.
+    #[error("{path}: {cause}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: io::Error,
+    },
+    /// A file is not what its name says.
+    #[error("{path}: {cause}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: FormatError,
+    },
+    /// There is no checkpoint, or more than one.
+    #[error("{path}: {reason}")]
+    NoCheckpoint {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// A shard that the index names is not there.
+    #[error("{path}: the shard is missing, which holds {count} tensors, `{tensor}` among them: download it, too")]
+    MissingShard {
+        /// Where the shard should be.
+        path: PathBuf,
+        /// One of its tensors.
+        tensor: String,
+        /// How many it has.
+        count: usize,
+    },
+    /// A shard lacks a tensor that the index says it has.
+    #[error("{path}: the shard lacks tensor `{tensor}`, which the index says it has: the files do not belong together")]
+    MissingTensor {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// The file system does not give what the reader needs.
+    #[error("{path}: cannot be read past the page cache ({cause}): choose another reader")]
+    Direct {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: io::Error,
+    },
+}
+
+impl Checkpoint {
+    /// Opens a file, or the checkpoint in a directory, with [`ReaderKind::Auto`].
+    ///
+    /// # Errors
+    /// [`OpenError`] if there is none, or it is not valid.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::open_with(path, ReaderKind::Auto)
+    }
+
+    /// Opens a file, or the checkpoint in a directory.
+    ///
+    /// In a directory it takes `model.safetensors.index.json`, `model.safetensors`, the only other safetensors file or
+    /// the only GGUF file, in this order.
+    ///
+    /// # Errors
+    /// [`OpenError`] if there is none, or it is not valid, or it cannot be read in this way.
+    pub fn open_with(path: impl AsRef<Path>, kind: ReaderKind) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        let metadata = std::fs::metadata(path).map_err(|cause| io_error(path, cause))?;
+        let file = if metadata.is_dir() { find(path)? } else { path.to_owned() };
+        let directory = file.parent().map(Path::to_owned).unwrap_or_default();
+        let mut metadata = Metadata { directory, format: Format::Safetensors, gguf: None, texts: BTreeMap::new() };
+        let parts = match Kind::of(&file)? {
+            Kind::Safetensors => {
+                let part = Part::safetensors(file)?;
+                metadata.texts = part.texts.clone();
+                vec![part]
+            }
+            Kind::Shards => shards(&file, &metadata.directory)?,
+            Kind::Gguf => {
+                let (part, gguf) = Part::gguf(file)?;
+                metadata.format = Format::Gguf;
+                metadata.gguf = Some(gguf);
+                vec![part]
+            }
+        };
+        Self::of_parts(parts, metadata, kind)
+    }
+
+    fn of_parts(parts: Vec<Part>, metadata: Metadata, kind: ReaderKind) -> Result<Self, OpenError> {
+        let mut files = Vec::new();
+        let mut tensors = Vec::new();
+        let mut readers = Vec::new();
+        for (part, number) in parts.into_iter().zip(0..) {
+            readers.push(Reader::open(&part.path, kind)?);
+            let renumbered = part.tensors.into_iter().map(|tensor| {
+                let extent = Extent { file: number, ..tensor.extent };
+                TensorInfo { extent, ..tensor }
+            });
+            tensors.extend(renumbered);
+            files.push(FileInfo { path: part.path, len: part.len });
+        }
+        let first = files.first().map(|file| file.path.clone()).unwrap_or_default();
+        let index = TensorIndex::new(files, tensors).map_err(|cause| OpenError::Format { path: first, cause })?;
+        Ok(Self { index, metadata, readers })
+    }
+
+    /// What the checkpoint says beside its tensors.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn index(&self) -> &TensorIndex {
+        &self.index
+    }
+
+    fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
+        let file = self.index.files().get(extent.file as usize);
+        crate::reader::check_range(extent, file, buf.len())?;
+        let path = &self.index.files()[extent.file as usize].path;
+        self.readers[extent.file as usize].read_at(extent.offset, buf).map_err(|error| SourceError::of_io(error, path))
+    }
+
+    fn alignment(&self) -> u64 {
+        self.readers.iter().map(Reader::alignment).max().unwrap_or(1)
+    }
+}
+
+/// A file whose header was read.
+struct Part {
+    path: PathBuf,
+    len: u64,
+    tensors: Vec<TensorInfo>,
+    texts: BTreeMap<String, String>,
+}
+
+impl Part {
+    fn safetensors(path: PathBuf) -> Result<Self, OpenError> {
+        let (file, len) = open_file(&path)?;
+        match parse_safetensors(BufReader::new(file), len) {
+            Ok(header) => Ok(Self { path, len, tensors: header.tensors, texts: header.metadata }),
+            Err(cause) => Err(OpenError::Format { path, cause }),
+        }
+    }
+
+    fn gguf(path: PathBuf) -> Result<(Self, crate::GgufMetadata), OpenError> {
+        let (file, len) = open_file(&path)?;
+        let header = match parse_gguf(BufReader::new(file), len) {
+            Ok(header) => header,
+            Err(cause) => return Err(OpenError::Format { path, cause }),
+        };
+        if header.metadata.u64("split.count").is_some_and(|count| count > 1) {
+            let reason = "it is one of several parts; merge them with llama.cpp's gguf-split first".to_owned();
+            return Err(OpenError::NoCheckpoint { path, reason });
+        }
+        Ok((Self { path, len, tensors: header.tensors, texts: BTreeMap::new() }, header.metadata))
+    }
+}
+
+fn shards(index_path: &Path, directory: &Path) -> Result<Vec<Part>, OpenError> {
+    let text = std::fs::read(index_path).map_err(|cause| io_error(index_path, cause))?;
+    let index = parse_shard_index(&text).map_err(|cause| OpenError::Format { path: index_path.to_owned(), cause })?;
+    let mut parts = Vec::new();
+    for (shard, names) in index.shards {
+        let path = directory.join(&shard);
+        if !path.is_file() {
+            let (count, tensor) = (names.len(), names.into_iter().next().unwrap_or_default());
+            return Err(OpenError::MissingShard { path, tensor, count });
+        }
+        let part = Part::safetensors(path)?;
+        let there: std::collections::HashSet<&str> = part.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        if let Some(tensor) = names.into_iter().find(|name| !there.contains(name.as_str())) {
+            return Err(OpenError::MissingTensor { path: part.path.clone(), tensor });
+        }
+        parts.push(part);
+    }
+    Ok(parts)
+}
+
+/// What a file is.
+enum Kind {
+    Safetensors,
+    Shards,
+    Gguf,
+}
+
+impl Kind {
+    fn of(path: &Path) -> Result<Self, OpenError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match () {
+            () if name.ends_with(".safetensors") => Ok(Self::Safetensors),
+            () if name.ends_with(".safetensors.index.json") => Ok(Self::Shards),
+            () if name.ends_with(".gguf") => Ok(Self::Gguf),
+            () => Err(OpenError::NoCheckpoint {
+                path: path.to_owned(),
+                reason: "its name ends neither in .safetensors nor in .gguf".to_owned(),
+            }),
+        }
+    }
+}
+
+fn find(directory: &Path) -> Result<PathBuf, OpenError> {
+    for name in ["model.safetensors.index.json", "model.safetensors"] {
+        let path = directory.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+    }
+    let entries = std::fs::read_dir(directory).map_err(|cause| io_error(directory, cause))?;
+    let mut names = entries
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(|cause| io_error(directory, cause))?;
+    names.sort();
+    for suffix in [".safetensors", ".gguf"] {
+        let mut found = names.iter().filter(|name| name.ends_with(suffix));
+        match (found.next(), found.next()) {
+            (Some(name), None) => return Ok(directory.join(name)),
+            (Some(first), Some(second)) => {
+                let reason = format!("it has several checkpoints, {first} and {second} among them: name the file");
+                return Err(OpenError::NoCheckpoint { path: directory.to_owned(), reason });
+            }
+            _ => {}
+        }
+    }
+    let pickled = names.iter().any(|name| name.ends_with(".bin") || name.ends_with(".pt"));
+    let reason = if pickled {
+        "it has a PyTorch pickle only, which is not supported: convert it to safetensors"
+    } else {
+        "it has neither a safetensors nor a GGUF file: is it the directory of a model?"
+    };
+    Err(OpenError::NoCheckpoint { path: directory.to_owned(), reason: reason.to_owned() })
+}
+
+fn open_file(path: &Path) -> Result<(File, u64), OpenError> {
+    let file = File::open(path).map_err(|cause| io_error(path, cause))?;
+    let len = file.metadata().map_err(|cause| io_error(path, cause))?.len();
+    Ok((file, len))
+}
+
+pub(crate) fn io_error(path: &Path, cause: io::Error) -> OpenError {
+    OpenError::Io { path: path.to_owned(), cause }
+}

@@ -1,0 +1,42 @@
+//! `model.safetensors.index.json`: which shard has which tensor.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path};
+
+use serde::Deserialize;
+
+use super::FormatError;
+
+/// The index of a sharded checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardIndex {
+    /// The names of the tensors in each shard, by the shard's file name.
+    pub shards: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Json {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Parses the text of an index.
+///
+/// # Errors
+/// [`FormatError::Header`] if it is no such JSON, or a shard is not simply a file's name: an index must not reach files
+/// elsewhere.
+pub fn parse_shard_index(text: &[u8]) -> Result<ShardIndex, FormatError> {
+    let Json { weight_map } = serde_json::from_slice(text).map_err(|error| FormatError::header(error.to_string()))?;
+    let mut index = ShardIndex::default();
+    for (tensor, shard) in weight_map {
+        let mut components = Path::new(&shard).components();
+        let is_name = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+        if !is_name || shard.contains(['/', '\\', '\0']) {
+            return Err(FormatError::header(format!("tensor `{tensor}` is in `{shard}`, which is not a file's name")));
+        }
+        index.shards.entry(shard).or_default().push(tensor);
+    }
+    if index.shards.is_empty() {
+        return Err(FormatError::header("it names no shard"));
+    }
+    Ok(index)
+}
