@@ -202,7 +202,7 @@ impl<'a> Layout<'a> {
 
     /// The units, and the order in which one pass uses them.
     pub fn finish(self) -> (UnitMap, Vec<UnitId>) {
-        (self.map.finish(self.index), self.schedule)
+        (self.map.finish(self.index).expect("every extent is of a validated index"), self.schedule)
     }
 
     /// Rows for the next piece: what the open unit still takes, or else what an empty one takes, evened out so that the

@@ -37,7 +37,7 @@ impl StreamerBuilder {
             source,
             units,
             budget: None,
-            policy: Box::new(NextUse::new()),
+            policy: Box::new(NextUse),
             predictor: None,
             clock: Arc::new(SystemClock::new()),
             io_threads: 4,

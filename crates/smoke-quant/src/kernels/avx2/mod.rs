@@ -33,3 +33,70 @@ impl Avx2 {
         detected.then_some(&Self { _detected: () })
     }
 }
+
+impl Kernels for Avx2 {
+    fn decode(&self, encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
+        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+        unsafe { decode(encoding, bytes, out) }
+    }
+
+    fn arranged_len(&self, encoding: Encoding, columns: usize) -> usize {
+        if groups::has_groups(encoding) { columns / groups::ELEMENTS * dot::ARRANGED } else { 0 }
+    }
+
+    fn arrange(&self, _encoding: Encoding, x: &[f32], arranged: &mut [f32]) {
+        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+        unsafe { dot::arrange(x, arranged) }
+    }
+
+    fn dot_rows(&self, encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]) {
+        if y.is_empty() {
+            return;
+        }
+        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+        unsafe { dot_rows(encoding, bytes, x, y) }
+    }
+
+    fn panel_rows(&self) -> usize {
+        panel::ROWS
+    }
+
+    fn panel_dot(&self, panel: &[f32], x: &[f32], depth: usize, first_row: usize, y: &mut [&mut [f32]]) {
+        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+        unsafe { panel::dot(panel, x, depth, first_row, y) }
+    }
+
+    fn panel_scale(
+        &self,
+        panel: &[f32],
+        width: usize,
+        x: &[f32],
+        x_stride: usize,
+        first_column: usize,
+        y: &mut [&mut [f32]],
+    ) {
+        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+        unsafe { panel::scale(panel, width, x, x_stride, first_column, y) }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
+    match encoding {
+        Encoding::F64 => decode_blocks(blocks::f64, bytes, out),
+        Encoding::F32 => decode_blocks(blocks::f32, bytes, out),
+        Encoding::F16 => float::decode_f16(bytes, out),
+        Encoding::BF16 => decode_blocks(blocks::bf16, bytes, out),
+        Encoding::Q8_0 => block32::decode_q8_0(bytes, out),
+        _ => groups::with_groups!(encoding, groups::decode(bytes, out)),
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_rows(encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]) {
+    match encoding {
+        Encoding::F64 | Encoding::F32 | Encoding::F16 | Encoding::BF16 => float::dot_rows(encoding, bytes, x, y),
+        Encoding::Q8_0 => block32::dot_rows_q8_0(bytes, x, y),
+        _ => groups::with_groups!(encoding, dot::dot_rows(bytes, x, y)),
+    }
+}

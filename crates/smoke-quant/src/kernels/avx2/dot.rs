@@ -1,0 +1,92 @@
+//! Products of packed rows with one token.
+//!
+//! Making a float of a code costs more than multiplying by it, so it is made as cheap as it can be. A group's 32 codes are
+//! eight lanes of four bytes; byte k of all lanes is taken by one mask (or shift), which leaves the codes times 256^k, and
+//! that is a float by one conversion. The token is arranged beforehand to meet them in this order, with the powers of 256
+//! taken out of it (exactly, being powers of two).
+
+use std::arch::x86_64::*;
+
+use super::groups::{ELEMENTS, Group};
+use super::register::{load_floats, sum};
+
+/// Floats that a group of a token takes when arranged: elements 4i + k, for k = 0 to 3, in lanes i = 0 to 7, then the sum
+/// of each lane.
+pub(super) const ARRANGED: usize = ELEMENTS + 8;
+
+/// What byte k of a lane is left multiplied by. The last one is shifted down, because a lane is signed.
+const POWERS: [f32; 4] = [1.0, 256.0, 65536.0, 1.0];
+
+/// Arranges a token for [`dot_rows`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn arrange(x: &[f32], arranged: &mut [f32]) {
+    for (x, arranged) in x.as_chunks::<ELEMENTS>().0.iter().zip(arranged.as_chunks_mut::<ARRANGED>().0) {
+        let mut sums = [0.0; 8];
+        for k in 0..4 {
+            for i in 0..8 {
+                arranged[8 * k + i] = x[4 * i + k] / POWERS[k];
+                sums[i] += x[4 * i + k];
+            }
+        }
+        arranged[ELEMENTS..].copy_from_slice(&sums);
+    }
+}
+
+/// The products of the rows in `bytes`, of which there are as many as elements in `y`, with an arranged token.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_rows<const BYTES: usize, const GROUPS: usize, const OFFSET: i32, Header>(
+    header: impl Fn(&[u8; BYTES]) -> Header,
+    group: impl Fn(&[u8; BYTES], &Header, usize) -> Group,
+    bytes: &[u8],
+    x: &[f32],
+    y: &mut [f32],
+) {
+    let x = x.as_chunks::<ARRANGED>().0.as_chunks::<GROUPS>().0;
+    for (row, y) in bytes.chunks_exact(bytes.len() / y.len()).zip(y) {
+        let mut products = [_mm256_setzero_ps(); 2];
+        for (block, x) in row.as_chunks::<BYTES>().0.iter().zip(x) {
+            let header = header(block);
+            for (g, x) in x.iter().enumerate() {
+                products = add_group::<OFFSET>(products, group(block, &header, g), x);
+            }
+        }
+        *y = sum(_mm256_add_ps(products[0], products[1]));
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_group<const OFFSET: i32>(products: [__m256; 2], group: Group, x: &[f32; ARRANGED]) -> [__m256; 2] {
+    let x = x.as_chunks::<8>().0;
+    let codes = group.codes;
+    let byte = |mask: i32| _mm256_cvtepi32_ps(_mm256_and_si256(codes, _mm256_set1_epi32(mask)));
+    let top = _mm256_cvtepi32_ps(_mm256_srli_epi32::<24>(codes));
+    let sums = load_floats(&x[4]);
+    let mut dot = _mm256_mul_ps(byte(0xff), load_floats(&x[0]));
+    if OFFSET != 0 {
+        dot = _mm256_fmadd_ps(_mm256_set1_ps(-OFFSET as f32), sums, dot);
+    }
+    dot = _mm256_fmadd_ps(byte(0xff00), load_floats(&x[1]), dot);
+    dot = _mm256_fmadd_ps(byte(0xff_0000), load_floats(&x[2]), dot);
+    dot = _mm256_fmadd_ps(top, load_floats(&x[3]), dot);
+    let [scaled, biased] = products;
+    let biased = if OFFSET == 0 { _mm256_fmadd_ps(group.bias, sums, biased) } else { biased };
+    [_mm256_fmadd_ps(group.scale, dot, scaled), biased]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arranged_token_keeps_every_element() {
+        let Some(_) = super::super::Avx2::detect() else { return };
+        let x: Vec<f32> = (0..64).map(|i| i as f32).collect();
+        let mut arranged = vec![0.0; 2 * ARRANGED];
+        // SAFETY: the machine has the instructions, as was just asked.
+        unsafe { arrange(&x, &mut arranged) };
+        assert_eq!(arranged[ARRANGED + 8 * 2 + 3], (32 + 4 * 3 + 2) as f32 / 65536.0);
+        assert_eq!(arranged[ELEMENTS + 1], (4 + 5 + 6 + 7) as f32);
+    }
+}
