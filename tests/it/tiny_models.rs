@@ -25,8 +25,8 @@ fn golden_pass(runtime: &Runtime, goldens: &Goldens, want: Want) -> (Vec<f32>, V
     let mut cache =
         KvCache::new(runtime.config(), ids.len(), vec![0], weights.streamer(), weights.device()).unwrap();
     let output = runtime.model().forward(weights, &ids, &mut cache, want).unwrap();
-    let hidden = output.hidden_states.into_iter().map(|x| x.into_data().to_vec().unwrap()).collect();
-    (output.logits.into_data().to_vec().unwrap(), hidden)
+    let hidden = output.hidden_states.into_iter().map(|x| x.into_data().try_to_vec().unwrap()).collect();
+    (output.logits.into_data().try_to_vec().unwrap(), hidden)
 }
 
 pub(crate) fn check_logits_and_hidden_states(runtime: &Runtime, goldens: &Goldens, name: &str) {
@@ -105,7 +105,7 @@ fn a_batch_with_left_padding_equals_transformers() {
         let mut cache =
             KvCache::new(runtime.config(), tokens + steps, padding, weights.streamer(), weights.device()).unwrap();
         let output = runtime.model().forward(weights, &ids, &mut cache, Want::AllLogits).unwrap();
-        let logits: Vec<f32> = output.logits.into_data().to_vec().unwrap();
+        let logits: Vec<f32> = output.logits.into_data().try_to_vec().unwrap();
         let vocabulary = runtime.config().vocabulary;
         let rows = || logits.chunks(vocabulary).zip(expected.chunks(vocabulary)).zip(&mask);
         for ((ours, theirs), _) in rows().filter(|(_, seen)| **seen == 1) {
@@ -120,7 +120,7 @@ fn a_batch_with_left_padding_equals_transformers() {
             assert_eq!(next, [greedy[step], greedy[steps + step]], "{name}: token {step}");
             if step + 1 < steps {
                 let output = runtime.model().forward(weights, &next, &mut cache, Want::LastLogits).unwrap();
-                let logits: Vec<f32> = output.logits.into_data().to_vec().unwrap();
+                let logits: Vec<f32> = output.logits.into_data().try_to_vec().unwrap();
                 next = logits.chunks(vocabulary).map(argmax).collect();
             }
         }
@@ -150,7 +150,7 @@ fn tokens_one_by_one_equal_a_single_pass() {
         KvCache::new(runtime.config(), ids.len(), vec![0], weights.streamer(), weights.device()).unwrap();
     let rows = ids.chunks(1).flat_map(|token| {
         let output = runtime.model().forward(weights, token, &mut cache, Want::LastLogits).unwrap();
-        output.logits.into_data().to_vec::<f32>().unwrap()
+        output.logits.into_data().try_to_vec::<f32>().unwrap()
     });
     let logits: Vec<f32> = rows.collect();
     assert!(largest_difference(&logits, &goldens.floats("logits")) < TOLERANCE);

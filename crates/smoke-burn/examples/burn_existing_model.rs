@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Mixer::new(&device).stream(StreamOptions::new(&checkpoint).memory("8MB".parse()?))?;
     for pass in 0..3 {
         let y = model.run(|model| model.forward(Tensor::ones([1, WIDTH], &device)))?;
-        println!("pass {pass}: {:?}", y.into_data().to_vec::<f32>()?);
+        println!("pass {pass}: {:?}", y.into_data().try_to_vec::<f32>()?);
     }
     let (budget, stats) = (model.weights().streamer().budget(), model.stats());
     println!("25 MB of weights ran in {} of {} bytes", budget.peak_bytes(), budget.limit_bytes());

@@ -115,7 +115,7 @@ fn probe(open: impl FnOnce() -> Device + Send + 'static) -> Result<Device, Strin
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("the backend panicked");
         text.lines().next().unwrap_or_default().to_owned()
     })?;
-    match sum.to_vec::<f32>() {
+    match sum.try_to_vec::<f32>() {
         Ok(values) if values == [4.0] => Ok(device),
         other => Err(format!("1 + 1 + 1 + 1 gave {other:?}")),
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use smoke_prefetch::StreamError;
-use smoke_quant::{PackedError, PackedMatrix};
+use smoke_quant::PackedMatrix;
 use smoke_storage::Extent;
 
 use crate::layout::{Cut, Layout, LayoutError, Piece, PlacedTensor};
@@ -111,7 +111,7 @@ impl Linear {
         let tokens = x.len() / inputs.max(1);
         let mut y = vec![0.0_f32; tokens * outputs];
         for piece in &self.weight.pieces {
-            let lease = weights.lease(piece)?;
+            let lease = weights.lease(&self.weight, piece)?;
             let matrix = self.packed(piece, lease.part(piece.part))?;
             match self.orientation {
                 Orientation::OutputsByInputs => matrix.multiply(x, &mut y[piece.first_row..], outputs),
@@ -129,10 +129,10 @@ impl Linear {
         let mut columns = Vec::new();
         let mut sum: Option<Tensor<2>> = None;
         for piece in &self.weight.pieces {
-            let lease = weights.lease(piece)?;
+            let lease = weights.lease(&self.weight, piece)?;
             let mut values = vec![0.0_f32; piece.rows * self.weight.columns()];
             smoke_quant::decode(self.weight.encoding, lease.part(piece.part), &mut values)
-                .map_err(|cause| self.corrupt(cause))?;
+                .map_err(WeightError::packed(&self.weight.name))?;
             let data = TensorData::new(values, [piece.rows, self.weight.columns()]);
             let matrix = Tensor::<2>::from_data(data, (weights.device(), DType::F32));
             match self.orientation {
@@ -154,11 +154,7 @@ impl Linear {
 
     fn packed<'a>(&self, piece: &Piece, bytes: &'a [u8]) -> Result<PackedMatrix<'a>, WeightError> {
         PackedMatrix::new(self.weight.encoding, piece.rows, self.weight.columns(), bytes)
-            .map_err(|cause| self.corrupt(cause))
-    }
-
-    fn corrupt(&self, cause: PackedError) -> WeightError {
-        WeightError::Packed { name: self.weight.name.clone(), cause }
+            .map_err(WeightError::packed(&self.weight.name))
     }
 }
 
@@ -233,9 +229,8 @@ impl Embedding {
         let mut row = vec![0_u8; row_bytes];
         for (&id, out) in ids.iter().zip(values.chunks_exact_mut(self.columns.max(1))) {
             assert!((id as usize) < self.rows, "{}: row {id} of {} rows", self.name, self.rows);
-            self.read_row(weights, id as usize, &mut row)?;
-            smoke_quant::decode(self.encoding, &row, out)
-                .map_err(|cause| WeightError::Packed { name: self.name.clone(), cause })?;
+            self.read_row(weights, id as usize, &mut row).map_err(WeightError::stream(&self.name))?;
+            smoke_quant::decode(self.encoding, &row, out).map_err(WeightError::packed(&self.name))?;
         }
         let data = TensorData::new(values, [ids.len(), self.columns]);
         Ok(Tensor::from_data(data, (weights.device(), DType::F32)))

@@ -14,17 +14,34 @@ use crate::layout::{Piece, PlacedTensor};
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightError {
-    /// Its unit could not be loaded.
-    #[error(transparent)]
-    Stream(#[from] StreamError),
+    /// Its bytes could not be loaded, or found no room.
+    #[error("tensor `{name}` cannot be used")]
+    Stream {
+        /// The tensor's name.
+        name: String,
+        /// Why.
+        #[source]
+        cause: StreamError,
+    },
     /// Its bytes are not what its encoding says.
-    #[error("tensor `{name}`: {cause}")]
+    #[error("tensor `{name}` is corrupt")]
     Packed {
         /// The tensor's name.
         name: String,
         /// What is wrong.
+        #[source]
         cause: PackedError,
     },
+}
+
+impl WeightError {
+    pub(crate) fn stream(name: &str) -> impl FnOnce(StreamError) -> Self + '_ {
+        |cause| Self::Stream { name: name.to_owned(), cause }
+    }
+
+    pub(crate) fn packed(name: &str) -> impl FnOnce(PackedError) -> Self + '_ {
+        |cause| Self::Packed { name: name.to_owned(), cause }
+    }
 }
 
 /// Hands out the weights of one model on one device.
@@ -65,11 +82,11 @@ impl Weights {
         self.shared.on_host
     }
 
-    /// The bytes of one piece, held until the lease is dropped. Waits until they are loaded.
+    /// The bytes of one piece of a tensor, held until the lease is dropped. Waits until they are loaded.
     ///
     /// # Errors
-    /// [`StreamError`] if they cannot be read or find no room.
-    pub fn lease(&self, piece: &Piece) -> Result<UnitLease, StreamError> {
+    /// [`WeightError`] if they cannot be read or find no room.
+    pub fn lease(&self, placed: &PlacedTensor, piece: &Piece) -> Result<UnitLease, WeightError> {
         let unit = piece.part.unit;
         let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lease) = current.as_ref().filter(|lease| lease.unit() == unit) {
@@ -77,9 +94,19 @@ impl Weights {
         }
         // Let go first: the next unit may need the room.
         *current = None;
-        let lease = self.shared.streamer.acquire(unit)?;
+        let lease = self.with_room(|streamer| streamer.acquire(unit)).map_err(WeightError::stream(&placed.name))?;
         *current = Some(lease.clone());
         Ok(lease)
+    }
+
+    /// Tries again where there is no room until the device has taken what was queued for upload, which holds leases.
+    fn with_room<T>(&self, take: impl Fn(&Streamer) -> Result<T, StreamError>) -> Result<T, StreamError> {
+        match take(&self.shared.streamer) {
+            Err(StreamError::NoRoom { .. }) if !self.shared.on_host && self.shared.device.sync().is_ok() => {
+                take(&self.shared.streamer)
+            }
+            result => result,
+        }
     }
 
     /// Lets go of the unit used last, as between two requests.
@@ -109,7 +136,7 @@ impl Weights {
 
     fn view(&self, placed: &PlacedTensor, piece: &Piece) -> Result<Bytes, WeightError> {
         if placed.encoding == Encoding::F32 {
-            let lease = self.lease(piece)?;
+            let lease = self.lease(placed, piece)?;
             let view = LeasedBytes { lease, piece: *piece };
             if view.as_ref().as_ptr().cast::<f32>().is_aligned() {
                 return Ok(shared(view));
@@ -120,13 +147,14 @@ impl Weights {
 
     fn decoded(&self, placed: &PlacedTensor, pieces: &[Piece]) -> Result<Bytes, WeightError> {
         let floats = placed.elements();
-        let permit = self.shared.streamer.make_room((floats * size_of::<f32>()) as u64)?;
+        let bytes = (floats * size_of::<f32>()) as u64;
+        let permit = self.with_room(|streamer| streamer.make_room(bytes)).map_err(WeightError::stream(&placed.name))?;
         let mut values = vec![0.0_f32; floats];
         for piece in pieces {
-            let lease = self.lease(piece)?;
+            let lease = self.lease(placed, piece)?;
             let out = &mut values[piece.first_row * placed.columns()..][..piece.rows * placed.columns()];
             smoke_quant::decode(placed.encoding, lease.part(piece.part), out)
-                .map_err(|cause| WeightError::Packed { name: placed.name.clone(), cause })?;
+                .map_err(WeightError::packed(&placed.name))?;
         }
         Ok(shared(DecodedBytes { bytes: Bytes::from_elems(values), _permit: permit }))
     }

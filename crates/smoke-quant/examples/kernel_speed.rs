@@ -52,7 +52,7 @@ fn main() {
         let mut memory = 0.0_f64;
         pool.install(|| {
             for _ in 0..rounds {
-                memory = memory.max(bytes.len() as f64 / seconds(|| drop(black_box(plain_sum(&bytes)))));
+                memory = memory.max(bytes.len() as f64 / seconds(|| _ = black_box(plain_sum(&bytes))));
                 for (i, &encoding) in encodings.iter().enumerate() {
                     let row_bytes = encoding.bytes_for(COLUMNS as u64).expect("whole blocks") as usize;
                     let rows = bytes.len() / row_bytes;

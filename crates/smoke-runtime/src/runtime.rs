@@ -236,6 +236,7 @@ struct Progress {
     first: Option<Instant>,
     last: Option<Instant>,
     bytes_at_first: u64,
+    passes_at_first: usize,
 }
 
 impl Generation<'_> {
@@ -263,7 +264,7 @@ impl Generation<'_> {
             (Some(from), Some(to)) => to.duration_since(from),
             _ => Default::default(),
         };
-        let later_tokens = generated.saturating_sub(1) as u64;
+        let later_passes = (self.progress.passes - self.progress.passes_at_first) as u64;
         Statistics {
             prompt_tokens: self.prompt.len(),
             generated_tokens: generated,
@@ -273,7 +274,7 @@ impl Generation<'_> {
             budget_bytes: streamer.budget().limit_bytes(),
             peak_bytes: streamer.budget().peak_bytes(),
             bytes_read,
-            bytes_read_per_token: (bytes_read - bytes_at_first).checked_div(later_tokens).unwrap_or(0),
+            bytes_read_per_token: (bytes_read - bytes_at_first).checked_div(later_passes).unwrap_or(0),
             min_bytes_read_per_token: self.plan.pass_bytes.saturating_sub(self.weight_capacity_bytes()),
             byte_hit_rate: cache.byte_hit_rate(),
             min_byte_hit_rate: self.min_byte_hit_rate(),
@@ -342,6 +343,7 @@ impl Generation<'_> {
         if self.progress.first.is_none() {
             self.progress.first = self.progress.last;
             self.progress.bytes_at_first = self.runtime.weights.streamer().stats().bytes_read;
+            self.progress.passes_at_first = self.progress.passes;
         }
         let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).transpose()?.unwrap_or_default();
         Ok(Some(Token { id, text }))

@@ -38,7 +38,7 @@ pub(super) fn q4_k(block: &[u8; 144], header: &ScalesAndBiases, g: usize) -> Gro
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn q5_k(block: &[u8; 176], header: &ScalesAndBiases, g: usize) -> Group {
-    let low = nibbles(load_bytes(part(block, 48 + g / 2 * 32)), g % 2 == 1);
+    let low = _mm256_and_si256(nibbles(load_bytes(part(block, 48 + g / 2 * 32)), g % 2 == 1), _mm256_set1_epi8(15));
     // Bit g of each byte becomes bit 4; what crosses into the next byte is masked away.
     let fifth = _mm256_and_si256(shift(load_bytes(part(block, 16)), 4 - g as i32), _mm256_set1_epi8(16));
     Group {
@@ -67,6 +67,7 @@ pub(super) fn scales(block: &[u8; 210]) -> [f32; 16] {
 pub(super) fn q6_k(block: &[u8; 210], scales: &[f32; 16], g: usize) -> Group {
     let (half, quarter) = (g / 4, g % 4);
     let low = nibbles(load_bytes(part(block, 64 * half + 32 * (quarter % 2))), quarter >= 2);
+    let low = _mm256_and_si256(low, _mm256_set1_epi8(15));
     // Bits 2q and 2q + 1 of each byte become bits 4 and 5.
     let high = shift(load_bytes(part(block, 128 + 32 * half)), 4 - 2 * quarter as i32);
     Group {
@@ -76,10 +77,11 @@ pub(super) fn q6_k(block: &[u8; 210], scales: &[f32; 16], g: usize) -> Group {
     }
 }
 
+/// Each byte with its high or its low nibble in the lower four bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn nibbles(bytes: __m256i, high: bool) -> __m256i {
-    _mm256_and_si256(if high { _mm256_srli_epi16::<4>(bytes) } else { bytes }, _mm256_set1_epi8(15))
+    if high { _mm256_srli_epi32::<4>(bytes) } else { bytes }
 }
 
 /// Shifts up by so many bits, or down by as many as the number is negative.

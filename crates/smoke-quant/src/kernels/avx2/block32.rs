@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::groups::Group;
-use super::register::{broadcast_half, load_floats, load_half_bytes, load_quarter_bytes, store_floats, sum};
+use super::register::{broadcast_half, load_floats, load_half_bytes, load_quarter_bytes, prefetch_after, store_floats, sum};
 use crate::blocks::part;
 
 /// Scale and bias of a block, in all lanes.
@@ -36,34 +36,34 @@ pub(super) fn q4_1(block: &[u8; 20], (scale, bias): ScaleAndBias) -> Group {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn q5_0(block: &[u8; 22], (scale, bias): ScaleAndBias) -> Group {
-    Group { codes: _mm256_or_si256(nibbles(part(block, 6)), fifth_bits(part(block, 2))), scale, bias }
+    Group { codes: five_bits(part(block, 2), part(block, 6)), scale, bias }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn q5_1(block: &[u8; 24], (scale, bias): ScaleAndBias) -> Group {
-    Group { codes: _mm256_or_si256(nibbles(part(block, 8)), fifth_bits(part(block, 4))), scale, bias }
+    Group { codes: five_bits(part(block, 4), part(block, 8)), scale, bias }
 }
 
-/// The low nibbles in the lower half, the high ones in the upper.
+/// The low nibbles in the lower half, the high ones in the upper; above each nibble lies what was there.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn nibbles(bytes: &[u8; 16]) -> __m256i {
     let twice = _mm256_broadcastsi128_si256(load_half_bytes(bytes));
-    let shifted = _mm256_srlv_epi32(twice, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
-    _mm256_and_si256(shifted, _mm256_set1_epi8(15))
+    _mm256_srlv_epi32(twice, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4))
 }
 
-/// 16 in byte i where bit i is set.
+/// Nibbles with the fifth bits above them: bit i belongs to nibble i.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn fifth_bits(bits: &[u8; 4]) -> __m256i {
-    let bits = _mm256_set1_epi32(i32::from_le_bytes(*bits));
+fn five_bits(fifth: &[u8; 4], low: &[u8; 16]) -> __m256i {
+    let bits = _mm256_set1_epi32(i32::from_le_bytes(*fifth));
     // Eight copies of each byte, then a different bit of each copy.
     let source = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
     let single = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
     let set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(bits, source), single), single);
-    _mm256_and_si256(set, _mm256_set1_epi8(16))
+    let low = _mm256_and_si256(nibbles(low), _mm256_set1_epi8(15));
+    _mm256_or_si256(low, _mm256_andnot_si256(_mm256_set1_epi8(15), set))
 }
 
 /// Q8_0 has signed codes, which cost one conversion more but need no offset; tokens stay as they are.
@@ -74,6 +74,7 @@ pub(super) fn dot_rows_q8_0(bytes: &[u8], x: &[f32], y: &mut [f32]) {
     for (row, y) in bytes.chunks_exact(bytes.len() / y.len()).zip(y) {
         let mut products = _mm256_setzero_ps();
         for (block, x) in row.as_chunks::<34>().0.iter().zip(x) {
+            prefetch_after(block);
             let mut dot = _mm256_setzero_ps();
             for (i, x) in x.as_chunks::<8>().0.iter().enumerate() {
                 dot = _mm256_fmadd_ps(signed_codes(part(block, 2 + 8 * i)), load_floats(x), dot);

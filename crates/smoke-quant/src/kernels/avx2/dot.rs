@@ -1,21 +1,21 @@
 //! Products of packed rows with one token.
 //!
 //! Making a float of a code costs more than multiplying by it, so it is made as cheap as it can be. A group's 32 codes are
-//! eight lanes of four bytes; byte k of all lanes is taken by one mask (or shift), which leaves the codes times 256^k, and
+//! eight lanes of four bytes; byte k of all lanes is taken by one mask, which leaves the codes times 256^k, and
 //! that is a float by one conversion. The token is arranged beforehand to meet them in this order, with the powers of 256
 //! taken out of it (exactly, being powers of two).
 
 use std::arch::x86_64::*;
 
-use super::groups::{ELEMENTS, Group};
-use super::register::{load_floats, sum};
+use super::groups::{ELEMENTS, Group, for_each_group};
+use super::register::{load_floats, prefetch_after, sum};
 
 /// Floats that a group of a token takes when arranged: elements 4i + k, for k = 0 to 3, in lanes i = 0 to 7, then the sum
 /// of each lane.
 pub(super) const ARRANGED: usize = ELEMENTS + 8;
 
-/// What byte k of a lane is left multiplied by. The last one is shifted down, because a lane is signed.
-const POWERS: [f32; 4] = [1.0, 256.0, 65536.0, 1.0];
+/// What byte k of a lane is left multiplied by. The last one does not reach the sign: codes have six bits at most.
+const POWERS: [f32; 4] = [1.0, 256.0, 65_536.0, 16_777_216.0];
 
 /// Arranges a token for [`dot_rows`].
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -35,7 +35,7 @@ pub(super) fn arrange(x: &[f32], arranged: &mut [f32]) {
 /// The products of the rows in `bytes`, of which there are as many as elements in `y`, with an arranged token.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_rows<const BYTES: usize, const GROUPS: usize, const OFFSET: i32, Header>(
+pub(super) fn dot_rows<const BYTES: usize, const GROUPS: usize, const OFFSET: i32, const MASK: i32, Header>(
     header: impl Fn(&[u8; BYTES]) -> Header,
     group: impl Fn(&[u8; BYTES], &Header, usize) -> Group,
     bytes: &[u8],
@@ -46,10 +46,11 @@ pub(super) fn dot_rows<const BYTES: usize, const GROUPS: usize, const OFFSET: i3
     for (row, y) in bytes.chunks_exact(bytes.len() / y.len()).zip(y) {
         let mut products = [_mm256_setzero_ps(); 2];
         for (block, x) in row.as_chunks::<BYTES>().0.iter().zip(x) {
+            block.chunks(64).for_each(|line| prefetch_after(line));
             let header = header(block);
-            for (g, x) in x.iter().enumerate() {
-                products = add_group::<OFFSET>(products, group(block, &header, g), x);
-            }
+            for_each_group!(GROUPS, g, {
+                products = add_group::<OFFSET, MASK>(products, group(block, &header, g), &x[g]);
+            });
         }
         *y = sum(_mm256_add_ps(products[0], products[1]));
     }
@@ -57,19 +58,18 @@ pub(super) fn dot_rows<const BYTES: usize, const GROUPS: usize, const OFFSET: i3
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_group<const OFFSET: i32>(products: [__m256; 2], group: Group, x: &[f32; ARRANGED]) -> [__m256; 2] {
+fn add_group<const OFFSET: i32, const MASK: i32>(products: [__m256; 2], group: Group, x: &[f32; ARRANGED]) -> [__m256; 2] {
     let x = x.as_chunks::<8>().0;
     let codes = group.codes;
-    let byte = |mask: i32| _mm256_cvtepi32_ps(_mm256_and_si256(codes, _mm256_set1_epi32(mask)));
-    let top = _mm256_cvtepi32_ps(_mm256_srli_epi32::<24>(codes));
+    let byte = |k: i32| _mm256_cvtepi32_ps(_mm256_and_si256(codes, _mm256_set1_epi32(MASK << (8 * k))));
     let sums = load_floats(&x[4]);
-    let mut dot = _mm256_mul_ps(byte(0xff), load_floats(&x[0]));
+    let mut dot = _mm256_mul_ps(byte(0), load_floats(&x[0]));
     if OFFSET != 0 {
         dot = _mm256_fmadd_ps(_mm256_set1_ps(-OFFSET as f32), sums, dot);
     }
-    dot = _mm256_fmadd_ps(byte(0xff00), load_floats(&x[1]), dot);
-    dot = _mm256_fmadd_ps(byte(0xff_0000), load_floats(&x[2]), dot);
-    dot = _mm256_fmadd_ps(top, load_floats(&x[3]), dot);
+    dot = _mm256_fmadd_ps(byte(1), load_floats(&x[1]), dot);
+    dot = _mm256_fmadd_ps(byte(2), load_floats(&x[2]), dot);
+    dot = _mm256_fmadd_ps(byte(3), load_floats(&x[3]), dot);
     let [scaled, biased] = products;
     let biased = if OFFSET == 0 { _mm256_fmadd_ps(group.bias, sums, biased) } else { biased };
     [_mm256_fmadd_ps(group.scale, dot, scaled), biased]
@@ -86,7 +86,7 @@ mod tests {
         let mut arranged = vec![0.0; 2 * ARRANGED];
         // SAFETY: the machine has the instructions, as was just asked.
         unsafe { arrange(&x, &mut arranged) };
-        assert_eq!(arranged[ARRANGED + 8 * 2 + 3], (32 + 4 * 3 + 2) as f32 / 65536.0);
+        assert_eq!(arranged[ARRANGED + 8 * 2 + 3], (32 + 4 * 3 + 2) as f32 / 65_536.0);
         assert_eq!(arranged[ELEMENTS + 1], (4 + 5 + 6 + 7) as f32);
     }
 }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use smoke_core::Encoding;
 
-use super::register::{load_bytes, load_floats, load_half_bytes, store_floats, sum};
+use super::register::{load_bytes, load_floats, load_half_bytes, prefetch_after, store_floats, sum};
 use crate::blocks::{self, part};
 
 /// Independent sums, enough to keep additions from waiting for one another.
@@ -39,6 +39,7 @@ fn dot_rows_of<const EIGHT: usize, const ONE: usize>(
         let (many, single) = eights.as_chunks::<SUMS>();
         let mut products = [_mm256_setzero_ps(); SUMS];
         for (w, x) in many.iter().zip(x_many) {
+            w.as_flattened().chunks(64).for_each(|line| prefetch_after(line));
             for i in 0..SUMS {
                 products[i] = _mm256_fmadd_ps(load(&w[i]), load_floats(&x[i]), products[i]);
             }

@@ -1,0 +1,195 @@
+//! The program as a person runs it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn asset(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets").join(name)
+}
+
+fn smoke(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_smoke")).args(arguments).output().unwrap()
+}
+
+/// Runs on the tiny LLaMA, and expects success.
+fn run_tiny(options: &[&str]) -> Output {
+    let model = asset("tiny/llama");
+    let output = smoke(&[&["run", model.to_str().unwrap(), "--memory", "400KB"], options].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Runs and expects one clear error: no panic, a code that is not zero, and every one of `parts` in the message.
+fn fails_with(arguments: &[&str], parts: &[&str]) {
+    let output = smoke(arguments);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments:?}: {:?} {message}", output.status);
+    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{arguments:?} does not say `{part}`: {message}");
+    }
+}
+
+#[test]
+fn json_has_every_figure_and_nothing_else_is_printed() {
+    let output = run_tiny(&["--prompt-ids", "5,6,7", "--max-tokens", "9", "--ignore-eos", "--json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["tokens"].as_array().unwrap().len(), 9);
+    assert!(json["text"].is_string());
+    for key in [
+        "tokens_per_second",
+        "budget_bytes",
+        "peak_bytes",
+        "bytes_read",
+        "byte_hit_rate",
+        "min_byte_hit_rate",
+        "on_time_rate",
+        "stall_seconds",
+        "model_bytes",
+    ] {
+        assert!(json[key].is_number(), "{key} in {json}");
+    }
+    assert_eq!(json["budget_bytes"], 400_000);
+    assert!(json["peak_bytes"].as_u64() <= Some(400_000));
+    assert!(json["byte_hit_rate"].as_f64() <= json["min_byte_hit_rate"].as_f64());
+}
+
+#[test]
+fn text_goes_to_standard_output_and_figures_to_standard_error() {
+    let options = ["--raw", "--prompt", "the quick brown", "--max-tokens", "5", "--ignore-eos"];
+    let output = run_tiny(&options);
+    let json = run_tiny(&[&options[..], &["--json"]].concat());
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.trim_end_matches('\n'), json["text"].as_str().unwrap().trim_end_matches('\n'));
+    let summary = String::from_utf8(output.stderr).unwrap();
+    for part in ["tok/s", "per token", "MIN", "on time", "stalled", "peak"] {
+        assert!(summary.contains(part), "no `{part}` in {summary}");
+    }
+}
+
+#[test]
+fn a_seed_repeats_and_every_policy_and_thread_count_gives_the_same_tokens() {
+    let tokens = |options: &[&str]| {
+        let common = ["--prompt-ids", "5,6,7", "--max-tokens", "12", "--ignore-eos", "--json"];
+        let output = run_tiny(&[&common[..], options].concat());
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["tokens"].clone()
+    };
+    let greedy = tokens(&[]);
+    for policy in ["pinned", "next-use", "lru", "lfu", "fifo"] {
+        assert_eq!(tokens(&["--policy", policy]), greedy, "{policy}");
+    }
+    assert_eq!(tokens(&["--threads", "1"]), greedy);
+    let drawn = ["--temperature", "1.5", "--top-k", "50", "--top-p", "0.95", "--seed", "7"];
+    assert_eq!(tokens(&drawn), tokens(&drawn));
+    assert_ne!(tokens(&drawn), greedy);
+}
+
+#[test]
+fn inspect_and_plan_tell_before_anything_is_loaded() {
+    let model = asset("tiny/llama");
+    let model = model.to_str().unwrap();
+    let inspected = smoke(&["inspect", model, "--json"]);
+    let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    let tensors = inspected["tensors"].as_array().unwrap();
+    assert!(tensors.iter().any(|tensor| tensor["name"] == "lm_head.weight" && tensor["encoding"] == "F32"));
+    let total: u64 = tensors.iter().map(|tensor| tensor["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(inspected["model_bytes"], total);
+    assert!(String::from_utf8_lossy(&smoke(&["inspect", model]).stdout).contains("lm_head.weight"));
+
+    let planned = smoke(&["plan", model, "--memory", "300KB", "--context", "64", "--json"]);
+    let planned: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    let figure = |key: &str| planned[key].as_f64().unwrap_or_else(|| panic!("{key} in {planned}"));
+    assert!(figure("minimum_bytes") <= 300e3 && figure("tokens_per_second") > 0.0);
+    assert!(figure("pinned_bytes") + figure("streaming_bytes") + figure("kv_cache_bytes") <= 300e3);
+    let text = smoke(&["plan", model, "--memory", "300KB", "--context", "64"]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("predicted"));
+}
+
+#[test]
+fn the_smallest_budget_that_the_error_names_works_and_one_byte_less_does_not() {
+    let model = asset("tiny/llama");
+    let model = model.to_str().unwrap();
+    let plan = smoke(&["plan", model, "--memory", "300KB", "--context", "7", "--json"]);
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    let smallest = plan["minimum_bytes"].as_u64().unwrap();
+    let run = |bytes: u64| {
+        let bytes = bytes.to_string();
+        smoke(&["run", model, "--memory", &bytes, "--prompt-ids", "5,6,7", "--max-tokens", "4", "--ignore-eos", "--json"])
+    };
+    let works = run(smallest);
+    assert!(works.status.success(), "{}", String::from_utf8_lossy(&works.stderr));
+    let fails = run(smallest - 1);
+    let message = String::from_utf8_lossy(&fails.stderr);
+    assert!(!fails.status.success() && message.contains("smallest that works"), "{message}");
+}
+
+#[test]
+fn bad_input_gets_one_clear_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = |name: &str| {
+        let to = directory.path().join(name);
+        std::fs::create_dir(&to).unwrap();
+        for entry in std::fs::read_dir(asset("tiny/llama-sharded")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+        to
+    };
+    let run = |model: &Path, parts: &[&str]| {
+        let model = model.to_str().unwrap();
+        fails_with(&["run", model, "--memory", "400KB", "--prompt", "the", "--max-tokens", "2"], parts);
+    };
+    let shard = "model-00002-of-00003.safetensors";
+
+    run(&directory.path().join("absent"), &["absent", "No such file"]);
+
+    let truncated = copy("truncated");
+    let file = std::fs::File::options().write(true).open(truncated.join(shard)).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 100).unwrap();
+    run(&truncated, &[shard, "tensor `", "fetch it again"]);
+
+    let missing = copy("missing");
+    std::fs::remove_file(missing.join(shard)).unwrap();
+    run(&missing, &[shard, "missing", "tensors"]);
+
+    let config = |name: &str, from: &str, to: &str| {
+        let model = copy(name);
+        let path = model.join("config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+        model
+    };
+    run(&config("architecture", "\"llama\"", "\"mamba\""), &["mamba", "llama", "gpt2"]);
+    run(&config("activation", "\"silu\"", "\"prelu\""), &["prelu", "silu"]);
+    run(&config("shape", "\"intermediate_size\": 112", "\"intermediate_size\": 128"), &["mlp.gate_proj", "112", "128"]);
+    run(&config("zero", "\"num_attention_heads\": 4", "\"num_attention_heads\": 0"), &["num_attention_heads", "config.json"]);
+    run(&config("broken", "{", "{{"), &["config.json"]);
+
+    let untokenized = copy("untokenized");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::remove_file(untokenized.join(name)).unwrap();
+    }
+    run(&untokenized, &["tokenizer.json"]);
+
+    let flipped = copy("flipped");
+    let path = flipped.join(shard);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[20] ^= 0xFF;
+    std::fs::write(&path, bytes).unwrap();
+    run(&flipped, &[shard]);
+
+    let model = asset("tiny/llama");
+    let model = model.to_str().unwrap();
+    fails_with(&["run", model, "--memory", "20KB", "--prompt", "the"], &["smallest that works"]);
+    fails_with(&["run", model, "--memory", "4XB", "--prompt", "the"], &["4XB", "4GB"]);
+    fails_with(&["run", model, "--memory", "1MB", "--prompt-ids", "99999"], &["99999", "320"]);
+    fails_with(&["run", model, "--memory", "1MB", "--prompt", "the", "--policy", "best"], &["best", "next-use"]);
+    fails_with(&["run", model, "--memory", "1MB", "--prompt", "the", "--top-p", "7"], &["top"]);
+    fails_with(&["run", model, "--memory", "1MB", "--raw", "--prompt", ""], &["prompt"]);
+    fails_with(&["run", model, "--memory", "1MB", "--prompt", "the", "--device", "tpu"], &["tpu", "cpu"]);
+    fails_with(&["run", model, "--memory", "1MB", "--prompt", "the", "--device", "cuda"], &["cuda"]);
+}
