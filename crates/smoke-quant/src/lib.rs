@@ -28,7 +28,7 @@
 //! let matrix = PackedMatrix::new(Encoding::Q8_0, 2, 32, &bytes)?;
 //! let mut y = [0.0; 2];
 //! matrix.multiply(&[1.0; 32], &mut y, 2);
-//! assert!((y[0] - 49.6).abs() < 0.1 && (y[1] - 152.0).abs() < 0.3);
+//! assert!((y[0] - 49.6).abs() < 0.5 && (y[1] - 152.0).abs() < 0.5);
 //! # Ok::<(), smoke_quant::PackedError>(())
 //! ```
 

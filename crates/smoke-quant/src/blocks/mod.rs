@@ -57,9 +57,9 @@ macro_rules! with_block {
 }
 pub(crate) use with_block;
 
-/// `N` bytes of a block from `start` on; the compiler sees that they lie inside and checks nothing.
+/// `N` elements of a block from `start` on; the compiler sees that they lie inside and checks nothing.
 #[inline(always)]
-pub(crate) fn part<const N: usize>(block: &[u8], start: usize) -> &[u8; N] {
+pub(crate) fn part<T, const N: usize>(block: &[T], start: usize) -> &[T; N] {
     block[start..].first_chunk().expect("the part lies inside the block")
 }
 

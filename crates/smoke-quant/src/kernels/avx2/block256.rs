@@ -14,15 +14,23 @@ pub(super) struct ScalesAndBiases {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scales_and_biases(block: &[u8]) -> ScalesAndBiases {
+pub(super) fn scales_and_biases(block: &[u8]) -> (ScalesAndBiases, __m256) {
     let (scales, minima) = scales_and_minima(part(block, 4));
     let scale = broadcast_half(part(block, 0));
     let minimum = _mm256_sub_ps(_mm256_setzero_ps(), broadcast_half(part(block, 2)));
     let widen = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_quarter_bytes(bytes)));
     let mut header = ScalesAndBiases { scales: [0.0; 8], biases: [0.0; 8] };
+    let biases = _mm256_mul_ps(minimum, widen(&minima));
     store_floats(&mut header.scales, _mm256_mul_ps(scale, widen(&scales)));
-    store_floats(&mut header.biases, _mm256_mul_ps(minimum, widen(&minima)));
-    header
+    store_floats(&mut header.biases, biases);
+    (in_memory(header), biases)
+}
+
+/// Keeps the compiler from taking scales out of a register by shuffles, of which the processor does one or two a cycle;
+/// from memory they are broadcast for nothing.
+#[inline(always)]
+fn in_memory<T>(scales: T) -> T {
+    std::hint::black_box(scales)
 }
 
 #[inline]
@@ -51,7 +59,7 @@ pub(super) fn q5_k(block: &[u8; 176], header: &ScalesAndBiases, g: usize) -> Gro
 /// The scales of the sixteen sub-blocks of a Q6_K block.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scales(block: &[u8; 210]) -> [f32; 16] {
+pub(super) fn scales(block: &[u8; 210]) -> ([f32; 16], __m256) {
     let scale = broadcast_half(part(block, 208));
     let codes = load_half_bytes(part(block, 192));
     let mut scales = [0.0; 16];
@@ -59,7 +67,7 @@ pub(super) fn scales(block: &[u8; 210]) -> [f32; 16] {
     store_floats(&mut halves[0], _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes))));
     let upper = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(codes, codes));
     store_floats(&mut halves[1], _mm256_mul_ps(scale, _mm256_cvtepi32_ps(upper)));
-    scales
+    (in_memory(scales), _mm256_setzero_ps())
 }
 
 #[inline]

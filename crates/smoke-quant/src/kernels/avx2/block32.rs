@@ -11,14 +11,16 @@ pub(super) type ScaleAndBias = (__m256, __m256);
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scale(block: &[u8]) -> ScaleAndBias {
-    (broadcast_half(part(block, 0)), _mm256_setzero_ps())
+pub(super) fn scale(block: &[u8]) -> (ScaleAndBias, __m256) {
+    let none = _mm256_setzero_ps();
+    ((broadcast_half(part(block, 0)), none), none)
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scale_and_bias(block: &[u8]) -> ScaleAndBias {
-    (broadcast_half(part(block, 0)), broadcast_half(part(block, 2)))
+pub(super) fn scale_and_bias(block: &[u8]) -> (ScaleAndBias, __m256) {
+    let bias = broadcast_half(part(block, 2));
+    ((broadcast_half(part(block, 0)), bias), bias)
 }
 
 #[inline]

@@ -26,8 +26,14 @@ pub(super) fn has_groups(encoding: Encoding) -> bool {
     encoding.block_elements() > 1 && encoding != Encoding::Q8_0
 }
 
+/// Whether the biases of a block's groups come as the lanes of one register.
+pub(super) fn share_biases(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::Q4_K | Encoding::Q5_K)
+}
+
 /// Calls `$function` with the layout of `$encoding`: its groups per block, offset and the mask of a code as constants, then
-/// functions for what the groups of a block share and for one group. To be used in functions compiled for the instructions, so that the
+/// functions for what the groups of a block share (and, in a register, the biases: of the one group in all lanes, or of
+/// the eight groups in a lane each) and for one group. To be used in functions compiled for the instructions, so that the
 /// closures are too.
 macro_rules! with_groups {
     ($encoding:expr, $($function:ident)::+($($argument:expr),*)) => {{
@@ -71,7 +77,7 @@ pub(super) use for_each_group;
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn decode<const BYTES: usize, const GROUPS: usize, const OFFSET: i32, const MASK: i32, Header>(
-    header: impl Fn(&[u8; BYTES]) -> Header,
+    header: impl Fn(&[u8; BYTES]) -> (Header, __m256),
     group: impl Fn(&[u8; BYTES], &Header, usize) -> Group,
     bytes: &[u8],
     out: &mut [f32],
@@ -79,7 +85,7 @@ pub(super) fn decode<const BYTES: usize, const GROUPS: usize, const OFFSET: i32,
     let blocks = bytes.as_chunks::<BYTES>().0;
     let groups = out.as_chunks_mut::<ELEMENTS>().0.as_chunks_mut::<GROUPS>().0;
     for (block, out) in blocks.iter().zip(groups) {
-        let header = header(block);
+        let (header, _) = header(block);
         for_each_group!(GROUPS, g, {
             let Group { codes, scale, bias } = group(block, &header, g);
             let codes = _mm256_and_si256(codes, _mm256_set1_epi8(MASK as i8));

@@ -44,9 +44,9 @@ impl Kernels for Avx2 {
         if groups::has_groups(encoding) { columns / groups::ELEMENTS * dot::ARRANGED } else { 0 }
     }
 
-    fn arrange(&self, _encoding: Encoding, x: &[f32], arranged: &mut [f32]) {
+    fn arrange(&self, encoding: Encoding, x: &[f32], arranged: &mut [f32]) {
         // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
-        unsafe { dot::arrange(x, arranged) }
+        unsafe { dot::arrange(x, groups::share_biases(encoding), arranged) }
     }
 
     fn dot_rows(&self, encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]) {
