@@ -89,7 +89,8 @@ fn logits_and_hidden_states_equal_transformers() {
             KvCache::new(runtime.config(), tokens.len(), vec![0], weights.streamer(), weights.device()).unwrap();
         runtime.model().forward(weights, tokens, &mut cache, want).unwrap()
     };
-    let logits: Vec<f32> = pass(&goldens.ids("raw_input_ids"), Want::AllLogits).logits.into_data().try_to_vec().unwrap();
+    let logits: Vec<f32> =
+        pass(&goldens.ids("raw_input_ids"), Want::AllLogits).logits.into_data().try_to_vec().unwrap();
     let difference = largest_difference(&logits, &goldens.floats("raw_logits"));
     // Logits reach 30 here: 1e-3 is 3e-5 of them.
     assert!(difference < 1e-3, "logits differ by {difference}");

@@ -22,8 +22,7 @@ fn open(path: &Path, percent: u64, device: DeviceKind) -> Runtime {
 fn golden_pass(runtime: &Runtime, goldens: &Goldens, want: Want) -> (Vec<f32>, Vec<Vec<f32>>) {
     let ids = goldens.ids("input_ids");
     let weights = runtime.weights();
-    let mut cache =
-        KvCache::new(runtime.config(), ids.len(), vec![0], weights.streamer(), weights.device()).unwrap();
+    let mut cache = KvCache::new(runtime.config(), ids.len(), vec![0], weights.streamer(), weights.device()).unwrap();
     let output = runtime.model().forward(weights, &ids, &mut cache, want).unwrap();
     let hidden = output.hidden_states.into_iter().map(|x| x.into_data().try_to_vec().unwrap()).collect();
     (output.logits.into_data().try_to_vec().unwrap(), hidden)
@@ -146,8 +145,7 @@ fn tokens_one_by_one_equal_a_single_pass() {
     let goldens = Goldens::read("tiny/llama/goldens.safetensors");
     let ids = goldens.ids("input_ids");
     let weights = runtime.weights();
-    let mut cache =
-        KvCache::new(runtime.config(), ids.len(), vec![0], weights.streamer(), weights.device()).unwrap();
+    let mut cache = KvCache::new(runtime.config(), ids.len(), vec![0], weights.streamer(), weights.device()).unwrap();
     let rows = ids.chunks(1).flat_map(|token| {
         let output = runtime.model().forward(weights, token, &mut cache, Want::LastLogits).unwrap();
         output.logits.into_data().try_to_vec::<f32>().unwrap()

@@ -27,10 +27,10 @@ pub(crate) enum Stage {
     Doc,
     /// Every fuzz target, briefly.
     Fuzz,
-    /// All tests.
-    Test,
     /// What needs CUDA to build is type-checked.
     Cuda,
+    /// All tests.
+    Test,
 }
 
 /// How a stage went.
@@ -85,7 +85,6 @@ impl Stage {
                 run(with_features(doc).env("RUSTDOCFLAGS", "-D warnings"))
             }
             Self::Fuzz => fuzz::run_briefly(),
-            Self::Test => test::test(&[]),
             Self::Cuda => {
                 // A build script downloads an LLVM unless this variable says that only documentation is wanted. Other
                 // build scripts may heed it, too: a directory of its own keeps it from everything else.
@@ -93,6 +92,7 @@ impl Stage {
                 let features = ["--features", "smoke-burn/cuda,smoke-cli/cuda"];
                 run(cargo(check).args(features).env("DOCS_RS", "1"))
             }
+            Self::Test => test::test(&[]),
         }
     }
 }

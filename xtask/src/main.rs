@@ -47,8 +47,8 @@ enum Task {
         /// The stages, in this order.
         stages: Vec<ci::Stage>,
     },
-    /// Measure decoding under memory budgets, policy beside policy.
-    Bench(bench::BenchArguments),
+    /// Measure: decoding under memory budgets, and the parts.
+    Bench(Box<bench::BenchArguments>),
 }
 
 fn main() -> ExitCode {
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Task::Demo { options } => demo::demo(&options),
         Task::Test { options } => test::test(&options),
         Task::Ci { stages } => ci::ci(&stages),
-        Task::Bench(arguments) => bench::bench(&arguments, || model::ensure(model::Name::Smollm2)),
+        Task::Bench(arguments) => bench::bench(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

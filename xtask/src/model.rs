@@ -54,7 +54,10 @@ fn obtain(model: &Model, models: &Path) -> Result<()> {
     let target = models.join(model.directory).join(file);
     if target.exists() {
         match verify(model, &target) {
-            Ok(()) => return Ok(eprintln!("{} is there and right", target.display())),
+            Ok(()) => {
+                eprintln!("{} is there and right", target.display());
+                return Ok(());
+            }
             Err(error) => eprintln!("{error:#}; obtaining it again"),
         }
     }

@@ -157,7 +157,8 @@ pub trait Stream: Module + Sized {
         let checkpoint = Arc::new(Checkpoint::open_with(&options.path, options.reader)?);
         let total = checkpoint.index().total_bytes();
         let budget = Budget::new(options.memory.map_or(total / 2, ByteSize::bytes));
-        let patterns = |patterns: &[String]| patterns.iter().map(|pattern| compile(pattern)).collect::<Result<Vec<_>, _>>();
+        let patterns =
+            |patterns: &[String]| patterns.iter().map(|pattern| compile(pattern)).collect::<Result<Vec<_>, _>>();
         let keep = patterns(&options.keep)?;
         let renames = options.renames.iter().map(|(from, to)| Ok((compile(from)?, to.clone())));
         let renames = renames.collect::<Result<Vec<_>, AttachError>>()?;
@@ -192,8 +193,7 @@ pub trait Stream: Module + Sized {
 impl<M: Module> Stream for M {}
 
 fn compile(pattern: &str) -> Result<Regex, AttachError> {
-    Regex::new(pattern)
-        .map_err(|cause| AttachError::Pattern { pattern: pattern.to_owned(), cause: Box::new(cause) })
+    Regex::new(pattern).map_err(|cause| AttachError::Pattern { pattern: pattern.to_owned(), cause: Box::new(cause) })
 }
 
 /// A module whose weights are streamed.
@@ -361,11 +361,8 @@ impl Reparameterizer for Attach {
             return (param, None);
         };
         let placeholder = placeholder(param.id, &found.shape, param.lazy_device());
-        let source = Source {
-            placed: Arc::clone(&found.placed),
-            transposed: found.transposed,
-            weights: self.weights.clone(),
-        };
+        let source =
+            Source { placed: Arc::clone(&found.placed), transposed: found.transposed, weights: self.weights.clone() };
         (placeholder, Some(StreamedParameter { source }))
     }
 }

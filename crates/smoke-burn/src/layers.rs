@@ -41,7 +41,12 @@ impl Linear {
     ///
     /// # Errors
     /// [`LayoutError`] if the checkpoint has no such tensor.
-    pub fn place_conv1d(layout: &mut Layout<'_>, name: &str, inputs: usize, outputs: usize) -> Result<Self, LayoutError> {
+    pub fn place_conv1d(
+        layout: &mut Layout<'_>,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self, LayoutError> {
         Self::place_as(layout, name, [inputs, outputs], Orientation::InputsByOutputs)
     }
 
@@ -243,7 +248,8 @@ impl Embedding {
 
     fn read_row(&self, weights: &Weights, id: usize, row: &mut [u8]) -> Result<(), StreamError> {
         let resident = self.shared.as_ref().and_then(|shared| {
-            let piece = shared.pieces.iter().find(|piece| (piece.first_row..piece.first_row + piece.rows).contains(&id))?;
+            let piece =
+                shared.pieces.iter().find(|piece| (piece.first_row..piece.first_row + piece.rows).contains(&id))?;
             Some((weights.streamer().peek(piece.part.unit)?, piece))
         });
         if let Some((lease, piece)) = resident {

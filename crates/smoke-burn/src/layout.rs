@@ -190,12 +190,8 @@ impl<'a> Layout<'a> {
             pieces.push(Piece { part: self.push(extent), first_row, rows });
             first_row += rows;
         }
-        let placed = Arc::new(PlacedTensor {
-            name: name.to_owned(),
-            encoding: info.encoding,
-            shape: shape.to_vec(),
-            pieces,
-        });
+        let placed =
+            Arc::new(PlacedTensor { name: name.to_owned(), encoding: info.encoding, shape: shape.to_vec(), pieces });
         self.placed.insert(name.to_owned(), Arc::clone(&placed));
         Ok(placed)
     }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use smoke_runtime::storage::{Checkpoint, ReaderKind, WeightSource};
 use smoke_runtime::{
     AtEnd, ByteSize, GenerateOptions, Limit, Plan, Probe, Prompt, Runtime, RuntimeError, Sampling, Statistics,
 };
-use smoke_runtime::storage::{Checkpoint, ReaderKind, WeightSource};
 
 use crate::arguments::{InspectArguments, ModelArguments, PlanArguments, RunArguments};
 use crate::report::{bytes_bar, percent, spinner};
@@ -190,7 +190,13 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result {
     }
     for tensor in index.iter() {
         let shape = tensor.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" × ");
-        println!("{:<48} {:>6} {:>20} {:>10}", tensor.name, tensor.encoding.to_string(), shape, ByteSize(tensor.extent.len).to_string());
+        println!(
+            "{:<48} {:>6} {:>20} {:>10}",
+            tensor.name,
+            tensor.encoding.to_string(),
+            shape,
+            ByteSize(tensor.extent.len).to_string()
+        );
     }
     println!("{} tensors, {} in {} file(s)", index.len(), ByteSize(index.total_bytes()), index.files().len());
     match units {
@@ -242,13 +248,27 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
         println!("{value}");
         return Ok(());
     }
-    println!("model        {} in {} units of up to {}", ByteSize(plan.model_bytes), plan.units, ByteSize(plan.largest_unit_bytes));
-    println!("budget       {} for {} tokens (smallest that works: {})", ByteSize(plan.budget_bytes), plan.context_tokens, ByteSize(plan.minimum_bytes));
+    println!(
+        "model        {} in {} units of up to {}",
+        ByteSize(plan.model_bytes),
+        plan.units,
+        ByteSize(plan.largest_unit_bytes)
+    );
+    println!(
+        "budget       {} for {} tokens (smallest that works: {})",
+        ByteSize(plan.budget_bytes),
+        plan.context_tokens,
+        ByteSize(plan.minimum_bytes)
+    );
     println!("  stays      {} of weights", ByteSize(plan.pinned_bytes));
     println!("  streaming  {} for units on their way", ByteSize(plan.streaming_bytes));
     println!("  keys/values {}, activations {}", ByteSize(plan.kv_cache_bytes), ByteSize(plan.activation_bytes));
     println!("per token    {} streams from the disk", ByteSize(plan.streamed_bytes));
-    println!("measured     disk {}/s, kernels {}/s", ByteSize(probe.disk_bytes_per_second as u64), ByteSize(probe.compute_bytes_per_second as u64));
+    println!(
+        "measured     disk {}/s, kernels {}/s",
+        ByteSize(probe.disk_bytes_per_second as u64),
+        ByteSize(probe.compute_bytes_per_second as u64)
+    );
     println!("predicted    {:.2} tok/s, limited by {limit}", prediction.tokens_per_second);
     Ok(())
 }

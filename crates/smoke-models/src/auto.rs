@@ -27,9 +27,11 @@ impl Default for AutoModel {
         let llama: Place = |checkpoint, layout| Ok(Box::new(Llama::place(checkpoint, layout)?));
         let gpt2: Place = |checkpoint, layout| Ok(Box::new(Gpt2::place(checkpoint, layout)?));
         let none = Self { architectures: BTreeMap::new() };
-        none.with(Format::Safetensors, "llama", llama)
-            .with(Format::Gguf, "llama", llama)
-            .with(Format::Safetensors, "gpt2", gpt2)
+        none.with(Format::Safetensors, "llama", llama).with(Format::Gguf, "llama", llama).with(
+            Format::Safetensors,
+            "gpt2",
+            gpt2,
+        )
     }
 }
 

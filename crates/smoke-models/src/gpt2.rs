@@ -102,11 +102,17 @@ impl CausalLm for Gpt2 {
         &self.config
     }
 
-    fn forward(&self, weights: &Weights, tokens: &[u32], cache: &mut KvCache, want: Want) -> Result<Output, ModelError> {
+    fn forward(
+        &self,
+        weights: &Weights,
+        tokens: &[u32],
+        cache: &mut KvCache,
+        want: Want,
+    ) -> Result<Output, ModelError> {
         let count = self.config.check(tokens, cache)?;
         let mask = Mask::causal(cache, count, weights.device());
-        let embedded = self.tokens.forward(weights, tokens)?
-            + self.positions.forward(weights, &cache.next_positions(count))?;
+        let embedded =
+            self.tokens.forward(weights, tokens)? + self.positions.forward(weights, &cache.next_positions(count))?;
         let mut x: Tensor<3> = embedded.reshape([cache.batch(), count, self.config.hidden]);
         let mut hidden_states = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {

@@ -84,7 +84,13 @@ impl CausalLm for Llama {
         &self.config
     }
 
-    fn forward(&self, weights: &Weights, tokens: &[u32], cache: &mut KvCache, want: Want) -> Result<Output, ModelError> {
+    fn forward(
+        &self,
+        weights: &Weights,
+        tokens: &[u32],
+        cache: &mut KvCache,
+        want: Want,
+    ) -> Result<Output, ModelError> {
         let count = self.config.check(tokens, cache)?;
         let batch = cache.batch();
         let device = weights.device();

@@ -19,7 +19,8 @@ pub trait CausalLm: Debug + Send + Sync {
     /// # Errors
     /// [`ModelError`] if a token is outside the vocabulary, the cache or the positions are full, or weights cannot be
     /// loaded. After an error the cache must not be used again.
-    fn forward(&self, weights: &Weights, tokens: &[u32], cache: &mut KvCache, want: Want) -> Result<Output, ModelError>;
+    fn forward(&self, weights: &Weights, tokens: &[u32], cache: &mut KvCache, want: Want)
+    -> Result<Output, ModelError>;
 }
 
 /// What a forward pass computes besides the cache.

@@ -149,9 +149,8 @@ impl Book {
     /// nothing may wait for that error; two that hold would wait for one another.
     fn another_may_release(&self, me: ThreadId) -> bool {
         let i_hold = self.threads.get(&me).is_some_and(|holder| holder.leases > 0);
-        self.others(me).any(|other| {
-            if other.waiting { other.leases > 0 && !i_hold } else { other.leases > 0 || other.acquiring }
-        })
+        self.others(me)
+            .any(|other| if other.waiting { other.leases > 0 && !i_hold } else { other.leases > 0 || other.acquiring })
     }
 
     fn forget_if_idle(&mut self, thread: ThreadId) {
@@ -256,7 +255,8 @@ mod tests {
         room.load_begun();
         let seen = room.generation();
         thread::scope(|scope| {
-            let waiters = [scope.spawn(|| room.wait(seen) == Waited::Changed), scope.spawn(|| room.wait_for_a_load(seen))];
+            let waiters =
+                [scope.spawn(|| room.wait(seen) == Waited::Changed), scope.spawn(|| room.wait_for_a_load(seen))];
             room.load_ended();
             assert!(waiters.into_iter().all(|waiter| waiter.join().unwrap()));
         });

@@ -79,10 +79,9 @@ impl RuntimeBuilder {
     pub fn policy_name(mut self, name: &str) -> Self {
         self.policy = match name {
             "pinned" => Ok(None),
-            _ => policy::by_name(name).map(Some).ok_or_else(|| RuntimeError::UnknownPolicy {
-                name: name.to_owned(),
-                known: POLICY_NAMES.join(", "),
-            }),
+            _ => policy::by_name(name)
+                .map(Some)
+                .ok_or_else(|| RuntimeError::UnknownPolicy { name: name.to_owned(), known: POLICY_NAMES.join(", ") }),
         };
         self
     }

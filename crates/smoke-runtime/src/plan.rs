@@ -68,8 +68,7 @@ impl Sizes<'_> {
         let unit_bytes: Vec<u64> = self.units.units().map(|unit| self.units.buffer_bytes(unit)).collect();
         let largest_unit_bytes = unit_bytes.iter().copied().max().unwrap_or(0);
         let kv_cache_bytes = config.kv_cache_bytes(1, context_tokens);
-        let activation_bytes =
-            config.activation_bytes(1, 1, context_tokens, Want::LastLogits) + self.unpack_bytes;
+        let activation_bytes = config.activation_bytes(1, 1, context_tokens, Want::LastLogits) + self.unpack_bytes;
         let working_bytes = kv_cache_bytes + activation_bytes;
         let minimum_bytes = working_bytes + 2 * largest_unit_bytes;
         if budget_bytes < minimum_bytes {
@@ -113,9 +112,8 @@ fn streaming_bytes(capacity: u64, largest_unit_bytes: u64) -> u64 {
 /// The largest number of prompt tokens that one pass takes, at least 1: more tokens in a pass save reads, but their
 /// activations push out weights. `room_bytes` is what they may take.
 pub(crate) fn prefill_chunk(model: &dyn CausalLm, prompt_tokens: usize, room_bytes: u64) -> usize {
-    let fits = |&tokens: &usize| {
-        model.config().activation_bytes(1, tokens, prompt_tokens, Want::LastLogits) <= room_bytes
-    };
+    let fits =
+        |&tokens: &usize| model.config().activation_bytes(1, tokens, prompt_tokens, Want::LastLogits) <= room_bytes;
     // Halving finds a chunk that splits the prompt evenly.
     let passes = (1..=prompt_tokens).map(|passes| prompt_tokens.div_ceil(passes));
     passes.into_iter().find(fits).unwrap_or(1)
@@ -129,4 +127,3 @@ pub(crate) fn unpack_bytes(weights_on_host: bool, units: &UnitMap) -> u64 {
     // A packed weight has at least 4 bits and becomes 32, once on the host and once on the device.
     units.units().map(|unit| units.payload_bytes(unit)).max().unwrap_or(0) * 16
 }
-

@@ -73,13 +73,19 @@ impl Plan {
 }
 
 fn disk_rate(source: &dyn WeightSource) -> Result<f64, SourceError> {
-    let extents: Vec<Extent> = source.index().files().iter().zip(0_u32..).flat_map(|(file, number)| {
-        let blocks = file.len.div_ceil(READ_BYTES);
-        (0..blocks).map(move |block| {
-            let offset = block * READ_BYTES;
-            Extent { file: number, offset, len: READ_BYTES.min(file.len - offset) }
+    let extents: Vec<Extent> = source
+        .index()
+        .files()
+        .iter()
+        .zip(0_u32..)
+        .flat_map(|(file, number)| {
+            let blocks = file.len.div_ceil(READ_BYTES);
+            (0..blocks).map(move |block| {
+                let offset = block * READ_BYTES;
+                Extent { file: number, offset, len: READ_BYTES.min(file.len - offset) }
+            })
         })
-    }).collect();
+        .collect();
     let (next, read) = (AtomicU64::new(0), AtomicU64::new(0));
     let start = Instant::now();
     std::thread::scope(|scope| {

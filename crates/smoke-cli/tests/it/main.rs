@@ -117,7 +117,18 @@ fn the_smallest_budget_that_the_error_names_works_and_one_byte_less_does_not() {
     let smallest = plan["minimum_bytes"].as_u64().unwrap();
     let run = |bytes: u64| {
         let bytes = bytes.to_string();
-        smoke(&["run", model, "--memory", &bytes, "--prompt-ids", "5,6,7", "--max-tokens", "4", "--ignore-eos", "--json"])
+        smoke(&[
+            "run",
+            model,
+            "--memory",
+            &bytes,
+            "--prompt-ids",
+            "5,6,7",
+            "--max-tokens",
+            "4",
+            "--ignore-eos",
+            "--json",
+        ])
     };
     let works = run(smallest);
     assert!(works.status.success(), "{}", String::from_utf8_lossy(&works.stderr));
@@ -166,7 +177,10 @@ fn bad_input_gets_one_clear_error() {
     run(&config("architecture", "\"llama\"", "\"mamba\""), &["mamba", "llama", "gpt2"]);
     run(&config("activation", "\"silu\"", "\"prelu\""), &["prelu", "silu"]);
     run(&config("shape", "\"intermediate_size\": 112", "\"intermediate_size\": 128"), &["mlp.gate_proj", "112", "128"]);
-    run(&config("zero", "\"num_attention_heads\": 4", "\"num_attention_heads\": 0"), &["num_attention_heads", "config.json"]);
+    run(
+        &config("zero", "\"num_attention_heads\": 4", "\"num_attention_heads\": 0"),
+        &["num_attention_heads", "config.json"],
+    );
     run(&config("broken", "{", "{{"), &["config.json"]);
 
     let untokenized = copy("untokenized");

@@ -1,18 +1,20 @@
-//! `cargo xtask bench`: decoding at memory budgets below the model, policy beside policy, in one run.
+//! Decoding at memory budgets below the model, policy beside policy, in one run.
 //!
 //! Rounds are interleaved, since machines drift: every combination of budget and policy runs once before any runs
 //! twice. The bound is computed from rates measured in the same rounds.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::smoke::{Smoke, number, spread};
+use crate::model;
+
 /// What to measure.
 #[derive(Debug, Args)]
-pub(crate) struct BenchArguments {
+pub(crate) struct Policies {
     /// The model: a directory or file; SmolLM2 unless given.
     #[arg(long)]
     model: Option<PathBuf>,
@@ -44,16 +46,13 @@ struct Case {
 }
 
 /// Runs the benchmark and prints its report.
-pub(crate) fn bench(arguments: &BenchArguments, smollm2: impl FnOnce() -> Result<PathBuf>) -> Result<()> {
+pub(crate) fn bench(arguments: &Policies) -> Result<()> {
     let model = match &arguments.model {
         Some(model) => model.clone(),
-        None => smollm2()?,
+        None => crate::root().join(model::ensure(model::Name::Smollm2)?),
     };
-    let built = Command::new("cargo").args(["build", "--release", "--quiet", "-p", "smoke-cli"]).status()?;
-    if !built.success() {
-        bail!("the program does not build");
-    }
-    let model_bytes = number(&smoke(&model, "inspect", &[])?, "model_bytes")? as u64;
+    let smoke = Smoke::build()?;
+    let model_bytes = number(&smoke.json("inspect", &model, &[])?, "model_bytes")? as u64;
     let combinations = arguments.percent.iter().flat_map(|&percent| {
         arguments.policies.iter().map(move |policy| Case {
             percent,
@@ -70,11 +69,11 @@ pub(crate) fn bench(arguments: &BenchArguments, smollm2: impl FnOnce() -> Result
             eprintln!("round {round} of {}: {} % {}", arguments.rounds, case.percent, case.policy);
             let memory = case.budget_bytes.to_string();
             let context = (arguments.tokens + PROMPT.split(',').count()).to_string();
-            let plan = smoke(&model, "plan", &["--memory", &memory, "--context", &context])?;
+            let plan = smoke.json("plan", &model, &["--memory", &memory, "--context", &context])?;
             case.bounds.push(number(&plan, "tokens_per_second")?);
             let options = ["--memory", &memory, "--policy", &case.policy, "--max-tokens", &tokens];
             let prompt = ["--prompt-ids", PROMPT, "--ignore-eos"];
-            case.runs.push(smoke(&model, "run", &[&options[..], &prompt[..]].concat())?);
+            case.runs.push(smoke.json("run", &model, &[&options[..], &prompt[..]].concat())?);
         }
     }
     if arguments.json { print_json(&cases) } else { print_table(&model, model_bytes, arguments, &cases) }
@@ -82,26 +81,6 @@ pub(crate) fn bench(arguments: &BenchArguments, smollm2: impl FnOnce() -> Result
 
 /// Token ids that any vocabulary has.
 const PROMPT: &str = "10,11,12,13,14,15,16,17";
-
-fn smoke(model: &Path, command: &str, options: &[&str]) -> Result<Value> {
-    let program = crate::root().join("target/release/smoke");
-    let output = Command::new(program)
-        .arg(command)
-        .arg(model)
-        .args(options)
-        .arg("--json")
-        .stderr(Stdio::piped())
-        .output()
-        .context("the program does not start")?;
-    if !output.status.success() {
-        bail!("smoke {command} {}: {}", options.join(" "), String::from_utf8_lossy(&output.stderr));
-    }
-    serde_json::from_slice(&output.stdout).context("the program prints no JSON")
-}
-
-fn number(value: &Value, key: &str) -> Result<f64> {
-    value[key].as_f64().with_context(|| format!("no number `{key}` in {value}"))
-}
 
 impl Case {
     /// Smallest, median and largest of a figure over the rounds.
@@ -118,14 +97,7 @@ impl Case {
     }
 }
 
-fn spread(mut values: Vec<f64>) -> [f64; 3] {
-    values.sort_by(f64::total_cmp);
-    let at =
-        |share: f64| values.get(((values.len() as f64 - 1.0) * share).round() as usize).copied().unwrap_or(f64::NAN);
-    [at(0.0), at(0.5), at(1.0)]
-}
-
-fn print_table(model: &Path, model_bytes: u64, arguments: &BenchArguments, cases: &[Case]) -> Result<()> {
+fn print_table(model: &Path, model_bytes: u64, arguments: &Policies, cases: &[Case]) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     println!(
         "{}: {:.1} MB, {} tokens, {} rounds, {threads} threads. Medians; (smallest–largest).\n",

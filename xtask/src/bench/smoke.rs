@@ -1,0 +1,69 @@
+//! The program under measurement.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::run::{cargo, run};
+
+/// The release build of `smoke`.
+#[derive(Debug)]
+pub(crate) struct Smoke {
+    program: PathBuf,
+}
+
+impl Smoke {
+    /// Builds it.
+    pub(crate) fn build() -> Result<Self> {
+        run(&mut cargo(["build", "--release", "--quiet", "-p", "smoke-cli"]))?;
+        Ok(Self { program: crate::root().join("target/release/smoke") })
+    }
+
+    /// `smoke COMMAND MODEL OPTIONS --json`.
+    pub(crate) fn command(&self, command: &str, model: &Path, options: &[&str]) -> Command {
+        let mut smoke = Command::new(&self.program);
+        smoke.arg(command).arg(model).args(options).arg("--json");
+        smoke
+    }
+
+    /// Runs the command and reads what it prints.
+    pub(crate) fn json(&self, command: &str, model: &Path, options: &[&str]) -> Result<Value> {
+        json_of(&mut self.command(command, model, options))
+    }
+}
+
+/// Runs a command that prints one JSON object.
+pub(crate) fn json_of(command: &mut Command) -> Result<Value> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).output().context("a program does not start")?;
+    if !output.status.success() {
+        bail!("{command:?} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{command:?} prints no JSON"))
+}
+
+/// A number in what a program printed.
+pub(crate) fn number(value: &Value, key: &str) -> Result<f64> {
+    value[key].as_f64().with_context(|| format!("no number `{key}` in {value}"))
+}
+
+/// Smallest, median and largest.
+pub(crate) fn spread(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    let at =
+        |share: f64| values.get(((values.len() as f64 - 1.0) * share).round() as usize).copied().unwrap_or(f64::NAN);
+    [at(0.0), at(0.5), at(1.0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spread_is_smallest_median_largest() {
+        assert_eq!(spread(vec![5.0, 1.0, 3.0]), [1.0, 3.0, 5.0]);
+        assert_eq!(spread(vec![2.0]), [2.0; 3]);
+        assert!(spread(Vec::new())[1].is_nan());
+    }
+}
