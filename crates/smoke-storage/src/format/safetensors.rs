@@ -28,7 +28,8 @@ const LARGEST_HEADER: u64 = 100_000_000;
 /// Parses the header of a file of `file_len` bytes.
 ///
 /// # Errors
-/// [`FormatError`] if the header is not valid, or the tensors do not fill the rest of the file without gaps.
+/// [`FormatError`] if the header is not valid, a tensor's size does not follow from its encoding and shape, or the
+/// tensors do not fill the rest of the file without gaps.
 pub fn parse_safetensors(reader: impl Read, file_len: u64) -> Result<SafetensorsHeader, FormatError> {
     let mut input = Input::new(reader, file_len);
     let header_len = input.u64("the length of the header")?;
@@ -47,7 +48,7 @@ pub fn parse_safetensors(reader: impl Read, file_len: u64) -> Result<Safetensors
         }
         let entry = match entry {
             Entry::Metadata(metadata) => {
-                header.metadata = metadata;
+                header.metadata = metadata.unwrap_or_default();
                 continue;
             }
             Entry::Tensor(entry) => entry,
@@ -59,6 +60,10 @@ pub fn parse_safetensors(reader: impl Read, file_len: u64) -> Result<Safetensors
         let (Some(len), Some(offset)) = (len, offset) else {
             return Err(FormatError::header(format!("tensor `{name}` lies from {start} to {end}")));
         };
+        let elements = entry.shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
+        if elements.and_then(|elements| encoding.bytes_for(elements)) != Some(len) {
+            return Err(FormatError::WrongSize { name, encoding, shape: entry.shape, bytes: len });
+        }
         let extent = Extent { file: 0, offset, len };
         header.tensors.push(TensorInfo { name, encoding, shape: entry.shape, extent });
     }
@@ -113,7 +118,7 @@ fn encoding(name: &str, dtype: &str) -> Result<Encoding, FormatError> {
 struct Entries(Vec<(String, Entry)>);
 
 enum Entry {
-    Metadata(BTreeMap<String, String>),
+    Metadata(Option<BTreeMap<String, String>>),
     Tensor(TensorEntry),
 }
 
