@@ -38,14 +38,16 @@ pub fn parse_safetensors(reader: impl Read, file_len: u64) -> Result<Safetensors
     }
     let header = input.bytes("the header", header_len)?;
     let data_start = input.position();
-    let Entries(entries) = serde_json::from_slice(&header).map_err(|error| FormatError::header(error.to_string()))?;
+    let invalid = |error: &dyn fmt::Display| FormatError::header(error.to_string());
+    let header = std::str::from_utf8(&header).map_err(|error| invalid(&error))?;
+    let Entries(entries) = serde_json::from_str(header).map_err(|error| invalid(&error))?;
 
     let mut header = SafetensorsHeader::default();
     let mut names = HashSet::new();
+    if let Some((name, _)) = entries.iter().find(|(name, _)| !names.insert(name)) {
+        return Err(FormatError::DuplicateName { name: name.clone() });
+    }
     for (name, entry) in entries {
-        if !names.insert(name.clone()) {
-            return Err(FormatError::DuplicateName { name });
-        }
         let entry = match entry {
             Entry::Metadata(metadata) => {
                 header.metadata = metadata.unwrap_or_default();

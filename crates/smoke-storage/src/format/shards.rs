@@ -52,7 +52,13 @@ fn without_duplicates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTre
 /// [`FormatError::Header`] if it is no such JSON, or a shard is not simply a file's name: an index must not reach files
 /// elsewhere.
 pub fn parse_shard_index(text: &[u8]) -> Result<ShardIndex, FormatError> {
-    let Json { weight_map } = serde_json::from_slice(text).map_err(|error| FormatError::header(error.to_string()))?;
+    let invalid = |error: &dyn fmt::Display| FormatError::header(error.to_string());
+    let text = std::str::from_utf8(text).map_err(|error| invalid(&error))?;
+    // The derived reading would take an array of the fields, too.
+    if !text.trim_start().starts_with('{') {
+        return Err(FormatError::header("it is no JSON object"));
+    }
+    let Json { weight_map } = serde_json::from_str(text).map_err(|error| invalid(&error))?;
     let mut index = ShardIndex::default();
     for (tensor, shard) in weight_map {
         let mut components = Path::new(&shard).components();
