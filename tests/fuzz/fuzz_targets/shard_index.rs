@@ -10,7 +10,8 @@ use smoke_storage::format::parse_shard_index;
 
 fuzz_target!(|text: &[u8]| {
     let Ok(index) = parse_shard_index(text) else { return };
-    let json: Value = serde_json::from_slice(text).expect("it is JSON");
+    // Fields that are ignored may hold numbers that this reading does not take.
+    let Ok(json) = serde_json::from_slice::<Value>(text) else { return };
     let map = json["weight_map"].as_object().expect("it has a map");
     let directory = Path::new("/models/fog");
     let mut names = BTreeSet::new();
