@@ -1,6 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::SourceError;
@@ -25,7 +25,7 @@ pub struct Checkpoint {
 #[non_exhaustive]
 pub enum OpenError {
     /// A file or directory cannot be read.
-    #[error("{path}: {cause}")]
+    #[error("{path}: {cause}{}", remedy(cause))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -59,12 +59,24 @@ pub enum OpenError {
         count: usize,
     },
     /// A shard lacks a tensor that the index says it has.
-    #[error("{path}: the shard lacks tensor `{tensor}`, which the index says it has: the files do not belong together")]
+    #[error(
+        "{path}: the shard lacks tensor `{tensor}`, which the index says it has: the files do not belong together, fetch them again"
+    )]
     MissingTensor {
         /// The shard.
         path: PathBuf,
         /// The tensor.
         tensor: String,
+    },
+    /// Two shards have tensors of one name.
+    #[error("{second}: tensor `{tensor}` is in {first}, too: the shards do not belong together, fetch them again")]
+    DuplicateTensor {
+        /// The tensor.
+        tensor: String,
+        /// The shard that was read first.
+        first: PathBuf,
+        /// The shard that was read later.
+        second: PathBuf,
     },
     /// The file system does not give what the reader needs.
     #[error("{path}: cannot be read past the page cache ({cause}): choose another reader")]
@@ -116,6 +128,7 @@ impl Checkpoint {
     }
 
     fn of_parts(parts: Vec<Part>, metadata: Metadata, kind: ReaderKind) -> Result<Self, OpenError> {
+        check_distinct(&parts)?;
         let mut files = Vec::new();
         let mut tensors = Vec::new();
         let mut readers = Vec::new();
@@ -156,6 +169,9 @@ impl WeightSource for Checkpoint {
     }
 }
 
+/// More than an index of millions of tensors takes.
+const LARGEST_INDEX: u64 = 256 << 20;
+
 /// A file whose header was read.
 struct Part {
     path: PathBuf,
@@ -187,8 +203,30 @@ impl Part {
     }
 }
 
+/// Checks that no tensor is in two parts.
+fn check_distinct(parts: &[Part]) -> Result<(), OpenError> {
+    let mut seen: HashMap<&str, &Path> = HashMap::new();
+    for part in parts {
+        for TensorInfo { name, .. } in &part.tensors {
+            // Within one file it is that file's error, found with the index.
+            if let Some(&first) = seen.get(name.as_str()).filter(|&&first| first != part.path) {
+                let (tensor, first, second) = (name.clone(), first.to_owned(), part.path.clone());
+                return Err(OpenError::DuplicateTensor { tensor, first, second });
+            }
+            seen.insert(name, &part.path);
+        }
+    }
+    Ok(())
+}
+
 fn shards(index_path: &Path, directory: &Path) -> Result<Vec<Part>, OpenError> {
-    let text = std::fs::read(index_path).map_err(|cause| io_error(index_path, cause))?;
+    let (file, len) = open_file(index_path)?;
+    if len > LARGEST_INDEX {
+        let cause = FormatError::header(format!("an index of {len} bytes"));
+        return Err(OpenError::Format { path: index_path.to_owned(), cause });
+    }
+    let mut text = Vec::new();
+    file.take(LARGEST_INDEX).read_to_end(&mut text).map_err(|cause| io_error(index_path, cause))?;
     let index = parse_shard_index(&text).map_err(|cause| OpenError::Format { path: index_path.to_owned(), cause })?;
     let mut parts = Vec::new();
     for (shard, names) in index.shards {
@@ -198,7 +236,7 @@ fn shards(index_path: &Path, directory: &Path) -> Result<Vec<Part>, OpenError> {
             return Err(OpenError::MissingShard { path, tensor, count });
         }
         let part = Part::safetensors(path)?;
-        let there: std::collections::HashSet<&str> = part.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let there: HashSet<&str> = part.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         if let Some(tensor) = names.into_iter().find(|name| !there.contains(name.as_str())) {
             return Err(OpenError::MissingTensor { path: part.path.clone(), tensor });
         }
@@ -241,6 +279,7 @@ fn find(directory: &Path) -> Result<PathBuf, OpenError> {
         .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
         .collect::<io::Result<Vec<_>>>()
         .map_err(|cause| io_error(directory, cause))?;
+    names.retain(|name| directory.join(name).is_file());
     names.sort();
     for suffix in [".safetensors", ".gguf"] {
         let mut found = names.iter().filter(|name| name.ends_with(suffix));
@@ -263,9 +302,22 @@ fn find(directory: &Path) -> Result<PathBuf, OpenError> {
 }
 
 fn open_file(path: &Path) -> Result<(File, u64), OpenError> {
+    // Asked before it is opened: opening a pipe would wait for somebody who writes.
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        let reason = "it is no regular file: name the file of a checkpoint, or its directory".to_owned();
+        return Err(OpenError::NoCheckpoint { path: path.to_owned(), reason });
+    }
     let file = File::open(path).map_err(|cause| io_error(path, cause))?;
     let len = file.metadata().map_err(|cause| io_error(path, cause))?.len();
     Ok((file, len))
+}
+
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ": is the path right?",
+        io::ErrorKind::PermissionDenied => ": allow yourself to read it",
+        _ => ": can it be read by other programs?",
+    }
 }
 
 pub(crate) fn io_error(path: &Path, cause: io::Error) -> OpenError {

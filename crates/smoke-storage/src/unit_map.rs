@@ -131,7 +131,8 @@ impl Unit {
 /// The extent, begun and ended on blocks; the last block of a file may be cut.
 fn widened(extent: Extent, alignment: u64, files: &[FileInfo]) -> Extent {
     let offset = extent.offset - extent.offset % alignment;
-    let end = extent.end().next_multiple_of(alignment).min(files[extent.file as usize].len);
+    let file_len = files[extent.file as usize].len;
+    let end = extent.end().checked_next_multiple_of(alignment).unwrap_or(file_len).min(file_len);
     Extent { offset, len: end - offset, ..extent }
 }
 

@@ -40,7 +40,7 @@ pub fn parse_gguf(reader: impl Read, file_len: u64) -> Result<GgufHeader, Format
     }
     let version = input.u32("the version")?;
     if !(2..=3).contains(&version) {
-        let hint = if version.swap_bytes() <= 3 { ", which is big-endian," } else { "" };
+        let hint = if (1..=3).contains(&version.swap_bytes()) { ", which is big-endian," } else { "" };
         return Err(FormatError::header(format!("version {version}{hint} is not supported; 2 and 3 are")));
     }
     let tensor_count = input.u64("the number of tensors")?;
@@ -57,7 +57,10 @@ pub fn parse_gguf(reader: impl Read, file_len: u64) -> Result<GgufHeader, Format
         }
     }
     let metadata = GgufMetadata::new(values);
-    let alignment = metadata.u64("general.alignment").unwrap_or(DEFAULT_ALIGNMENT);
+    let alignment = match metadata.get("general.alignment") {
+        None => DEFAULT_ALIGNMENT,
+        Some(value) => value.as_u64().ok_or_else(|| FormatError::header("the alignment is no number of bytes"))?,
+    };
     if !alignment.is_power_of_two() || alignment > LARGEST_ALIGNMENT {
         return Err(FormatError::header(format!("an alignment of {alignment} bytes is not possible")));
     }
@@ -75,7 +78,8 @@ pub fn parse_gguf(reader: impl Read, file_len: u64) -> Result<GgufHeader, Format
         if !offset.is_multiple_of(alignment) {
             return Err(FormatError::header(format!("tensor `{name}` begins at {offset}, off the alignment")));
         }
-        let Some(offset) = data_start.checked_add(offset) else {
+        let offset = data_start.checked_add(offset);
+        let Some(offset) = offset.filter(|offset| offset.checked_add(len).is_some_and(|end| end <= file_len)) else {
             return Err(FormatError::OutOfRange { name, file_bytes: file_len });
         };
         Ok(TensorInfo { name, encoding, shape, extent: Extent { file: 0, offset, len } })

@@ -29,7 +29,7 @@ pub enum FormatError {
         left: u64,
     },
     /// The header breaks a rule of the format.
-    #[error("the header is not valid: {reason}")]
+    #[error("the header is not valid: {reason}; the file is damaged or of another kind: fetch it again")]
     Header {
         /// Which rule, and where.
         reason: String,
@@ -45,13 +45,15 @@ pub enum FormatError {
         supported: &'static str,
     },
     /// Two tensors, or two keys, have one name.
-    #[error("`{name}` stands twice: the file is damaged or was put together wrongly")]
+    #[error("`{name}` stands twice: the file was put together wrongly, fetch or convert it again")]
     DuplicateName {
         /// The name.
         name: String,
     },
-    /// A tensor's size does not follow from its encoding and shape.
-    #[error("tensor `{name}`: {encoding} elements of shape {shape:?} do not take {bytes} bytes")]
+    /// A tensor's size does not follow from its encoding and shape, or its rows are no whole blocks.
+    #[error(
+        "tensor `{name}`: {encoding} elements of shape {shape:?} cannot take {bytes} bytes: the file is damaged, fetch it again"
+    )]
     WrongSize {
         /// The tensor.
         name: String,
@@ -71,7 +73,7 @@ pub enum FormatError {
         file_bytes: u64,
     },
     /// Two tensors share bytes.
-    #[error("tensors `{first}` and `{second}` share bytes: the file is damaged")]
+    #[error("tensors `{first}` and `{second}` share bytes: the file is damaged, fetch it again")]
     Overlap {
         /// The tensor that begins first.
         first: String,

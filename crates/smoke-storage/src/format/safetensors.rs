@@ -28,7 +28,8 @@ const LARGEST_HEADER: u64 = 100_000_000;
 /// Parses the header of a file of `file_len` bytes.
 ///
 /// # Errors
-/// [`FormatError`] if the header is not valid, or the tensors do not fill the rest of the file without gaps.
+/// [`FormatError`] if the header is not valid, a tensor's size does not follow from its encoding and shape, or the
+/// tensors do not fill the rest of the file without gaps.
 pub fn parse_safetensors(reader: impl Read, file_len: u64) -> Result<SafetensorsHeader, FormatError> {
     let mut input = Input::new(reader, file_len);
     let header_len = input.u64("the length of the header")?;
@@ -37,17 +38,19 @@ pub fn parse_safetensors(reader: impl Read, file_len: u64) -> Result<Safetensors
     }
     let header = input.bytes("the header", header_len)?;
     let data_start = input.position();
-    let Entries(entries) = serde_json::from_slice(&header).map_err(|error| FormatError::header(error.to_string()))?;
+    let invalid = |error: &dyn fmt::Display| FormatError::header(error.to_string());
+    let header = std::str::from_utf8(&header).map_err(|error| invalid(&error))?;
+    let Entries(entries) = serde_json::from_str(header).map_err(|error| invalid(&error))?;
 
     let mut header = SafetensorsHeader::default();
     let mut names = HashSet::new();
+    if let Some((name, _)) = entries.iter().find(|(name, _)| !names.insert(name)) {
+        return Err(FormatError::DuplicateName { name: name.clone() });
+    }
     for (name, entry) in entries {
-        if !names.insert(name.clone()) {
-            return Err(FormatError::DuplicateName { name });
-        }
         let entry = match entry {
             Entry::Metadata(metadata) => {
-                header.metadata = metadata;
+                header.metadata = metadata.unwrap_or_default();
                 continue;
             }
             Entry::Tensor(entry) => entry,
@@ -59,6 +62,10 @@ pub fn parse_safetensors(reader: impl Read, file_len: u64) -> Result<Safetensors
         let (Some(len), Some(offset)) = (len, offset) else {
             return Err(FormatError::header(format!("tensor `{name}` lies from {start} to {end}")));
         };
+        let elements = entry.shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
+        if elements.and_then(|elements| encoding.bytes_for(elements)) != Some(len) {
+            return Err(FormatError::WrongSize { name, encoding, shape: entry.shape, bytes: len });
+        }
         let extent = Extent { file: 0, offset, len };
         header.tensors.push(TensorInfo { name, encoding, shape: entry.shape, extent });
     }
@@ -113,7 +120,7 @@ fn encoding(name: &str, dtype: &str) -> Result<Encoding, FormatError> {
 struct Entries(Vec<(String, Entry)>);
 
 enum Entry {
-    Metadata(BTreeMap<String, String>),
+    Metadata(Option<BTreeMap<String, String>>),
     Tensor(TensorEntry),
 }
 

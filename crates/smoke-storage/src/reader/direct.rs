@@ -32,11 +32,12 @@ impl DirectFile {
         let (aligned, rest) = buf.split_at_mut(direct);
         let mut done = 0;
         while done < aligned.len() {
-            done += match self.read_block_at(offset + done as u64, &mut aligned[done..])? {
-                // A read that ends inside a block has met the end of the file.
-                read if read > 0 && read % BLOCK == 0 => read,
-                _ => return Err(super::ended()),
-            };
+            let read = self.read_block_at(offset + done as u64, &mut aligned[done..])?;
+            // The next read must begin on a block, too. Less than one is the end of the file.
+            if read < BLOCK {
+                return Err(super::ended());
+            }
+            done += read - read % BLOCK;
         }
         self.bounce(offset + direct as u64, rest)
     }

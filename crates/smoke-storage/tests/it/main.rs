@@ -1,0 +1,13 @@
+//! Formats, readers and unit maps against independent readings, damaged files and random cuts.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
+
+mod allocations;
+mod conformance;
+mod damage;
+mod files;
+mod gguf;
+mod memory;
+mod messages;
+mod safetensors;
+mod shrinking;
+mod unit_map;
