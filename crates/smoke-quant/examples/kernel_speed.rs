@@ -41,7 +41,8 @@ fn main() {
     let encodings: Vec<Encoding> = ENCODINGS.into_iter().filter(wanted).collect();
 
     // Bytes below 0x38 make small finite numbers of whatever they are read as, scales included.
-    let bytes: Vec<u8> = (0..STREAMED_BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as u8 % 0x38).collect();
+    let bytes: Vec<u8> =
+        (0..STREAMED_BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as u8 % 0x38).collect();
     let x: Vec<f32> = (0..COLUMNS * tokens).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
     println!("{:?}, {COLUMNS} columns, best of {rounds}", Isa::best());
 

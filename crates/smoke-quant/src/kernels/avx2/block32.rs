@@ -3,7 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::groups::Group;
-use super::register::{broadcast_half, load_floats, load_half_bytes, load_quarter_bytes, prefetch_after, store_floats, sum};
+use super::register::{
+    broadcast_half, load_floats, load_half_bytes, load_quarter_bytes, prefetch_after, store_floats, sum,
+};
 use crate::blocks::part;
 
 /// Scale and bias of a block, in all lanes.

@@ -4,8 +4,8 @@
 //! call what is compiled for them. Inside, everything is safe but loads and stores, which take references to arrays of
 //! the right size.
 
-mod block32;
 mod block256;
+mod block32;
 mod dot;
 mod float;
 mod groups;
@@ -29,7 +29,8 @@ pub(crate) struct Avx2 {
 impl Avx2 {
     /// The kernels, if the machine can run them.
     pub(crate) fn detect() -> Option<&'static Self> {
-        let detected = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let detected =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         detected.then_some(&Self { _detected: () })
     }
 }

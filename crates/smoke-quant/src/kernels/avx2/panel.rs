@@ -61,7 +61,14 @@ fn eights(rows: &[f32], i: usize, depth: usize) -> &[[f32; 8]] {
 
 /// See [`Kernels::panel_scale`](crate::kernels::Kernels::panel_scale).
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scale(panel: &[f32], width: usize, x: &[f32], x_stride: usize, first_column: usize, y: &mut [&mut [f32]]) {
+pub(super) fn scale(
+    panel: &[f32],
+    width: usize,
+    x: &[f32],
+    x_stride: usize,
+    first_column: usize,
+    y: &mut [&mut [f32]],
+) {
     let rows = panel.len() / width;
     for (t, y) in y.chunks_mut(TILE_TOKENS).enumerate() {
         let x = &x[t * TILE_TOKENS * x_stride..];
