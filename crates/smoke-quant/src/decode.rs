@@ -24,11 +24,22 @@ const PIECE_ELEMENTS: usize = 1 << 16;
 /// # Errors
 /// [`PackedError`] if the encoding holds no weights, or `out.len()` elements do not take `bytes.len()` bytes.
 pub fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) -> Result<(), PackedError> {
+    decode_with(Isa::best(), encoding, bytes, out)
+}
+
+/// [`decode`] with the instructions of `isa`; for tests and measurements, since the result is the same.
+///
+/// # Errors
+/// As [`decode`].
+///
+/// # Panics
+/// If the machine does not have `isa`.
+pub fn decode_with(isa: Isa, encoding: Encoding, bytes: &[u8], out: &mut [f32]) -> Result<(), PackedError> {
     let expected_bytes = bytes_for(encoding, out.len())?;
     if bytes.len() != expected_bytes {
         return Err(PackedError::WrongLength { encoding, elements: out.len(), expected_bytes, bytes: bytes.len() });
     }
-    let kernels = Isa::best().kernels();
+    let kernels = isa.kernels();
     if out.len() <= PIECE_ELEMENTS {
         kernels.decode(encoding, bytes, out);
     } else {

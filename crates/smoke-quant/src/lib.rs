@@ -41,7 +41,7 @@ mod kernels;
 mod matrix;
 mod scratch;
 
-pub use decode::decode;
+pub use decode::{decode, decode_with};
 pub use encode::encode;
 pub use error::PackedError;
 pub use isa::Isa;
