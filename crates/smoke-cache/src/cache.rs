@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,19 +25,20 @@ pub(crate) struct Shared<V> {
 
 struct Inner<V> {
     state: State,
-    values: HashMap<UnitId, Entry<V>>,
+    /// By unit number, as in the state: what it says is loaded is here.
+    values: Vec<Option<Entry<V>>>,
 }
 
 /// A loaded unit. The fields are dropped in this order: memory is freed before its bytes are.
 struct Entry<V> {
     value: Arc<V>,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl<V> Cache<V> {
     /// An empty cache that draws on `budget`, which others may draw on, too.
     pub fn new(budget: Budget, policy: impl EvictionPolicy + 'static) -> Self {
-        let inner = Inner { state: State::new(Box::new(policy)), values: HashMap::new() };
+        let inner = Inner { state: State::new(Box::new(policy)), values: Vec::new() };
         Self { shared: Arc::new(Shared { budget, inner: Mutex::new(inner) }) }
     }
 
@@ -58,8 +58,8 @@ impl<V> Cache<V> {
     }
 
     fn hold(&self, inner: &Inner<V>, unit: UnitId) -> Lease<V> {
-        let value = Arc::clone(&inner.values[&unit].value);
-        Lease::new(unit, value, Arc::clone(&self.shared))
+        let entry = inner.values[unit.index()].as_ref().expect("a loaded unit has a value");
+        Lease::new(unit, Arc::clone(&entry.value), Arc::clone(&self.shared))
     }
 
     /// Whether a unit is loaded; one that is only reserved is not.
@@ -93,15 +93,18 @@ impl<V> Cache<V> {
     /// Evicts units until the budget's use is within its limit again, after the limit was lowered, or until nothing
     /// more can go. Returns the bytes freed.
     pub fn evict_to_limit(&self, forecast: &dyn Forecast) -> u64 {
-        let before = self.budget().used_bytes();
-        let excess = before.saturating_sub(self.budget().limit_bytes());
-        let evictable: u64 = {
-            let inner = self.shared.lock();
-            inner.state.stats.resident_bytes - inner.state.leased_bytes()
-        };
+        let budget = &self.shared.budget;
+        let mut evicted = Vec::new();
+        let mut inner = self.shared.lock();
+        let Inner { state, values } = &mut *inner;
+        let excess_bytes = budget.used_bytes().saturating_sub(budget.limit_bytes());
+        // Under the same lock as the eviction: what a lease takes in between would leave too little, and nothing would go.
+        let evictable_bytes = state.stats.resident_bytes - state.leased_bytes();
+        let evict = |unit: UnitId| evicted.extend(values[unit.index()].take());
         // Less than all that can go is always granted, so there is no error to report.
-        let _ = self.evict(None, excess.min(evictable), forecast);
-        before.saturating_sub(self.budget().used_bytes())
+        let _ = state.evict(None, excess_bytes.min(evictable_bytes), forecast, evict);
+        drop(inner);
+        evicted.iter().map(|entry| entry.permit.bytes()).sum()
     }
 
     /// The ledger that this cache draws on.
@@ -152,7 +155,7 @@ impl<V> Cache<V> {
         let mut evicted = Vec::new();
         let mut inner = self.shared.lock();
         let Inner { state, values } = &mut *inner;
-        let result = state.evict(incoming, shortfall_bytes, forecast, |unit| evicted.extend(values.remove(&unit)));
+        let result = state.evict(incoming, shortfall_bytes, forecast, |unit| evicted.extend(values[unit.index()].take()));
         drop(inner);
         // Freeing memory can be slow: not under the lock.
         drop(evicted);
@@ -169,6 +172,11 @@ impl<V> Shared<V> {
         self.lock().state.release(unit);
     }
 
+    /// For a clone of a lease.
+    pub(crate) fn hold_again(&self, unit: UnitId) {
+        self.lock().state.peek(unit);
+    }
+
     pub(crate) fn abandon(&self, unit: UnitId) {
         self.lock().state.abandon(unit);
     }
@@ -177,7 +185,10 @@ impl<V> Shared<V> {
         let value = Arc::new(value);
         let mut inner = self.lock();
         inner.state.fill(unit, permit.bytes());
-        inner.values.insert(unit, Entry { value: Arc::clone(&value), _permit: permit });
+        if inner.values.len() <= unit.index() {
+            inner.values.resize_with(unit.index() + 1, || None);
+        }
+        inner.values[unit.index()] = Some(Entry { value: Arc::clone(&value), permit });
         drop(inner);
         Lease::new(unit, value, self)
     }

@@ -68,7 +68,7 @@ impl State {
 
     /// A use: counted and told to the policy. Whether the unit is loaded.
     pub(crate) fn lease(&mut self, unit: UnitId) -> bool {
-        let Slot::Loaded { bytes, leases, used } = self.slot(unit) else { return false };
+        let Some(Slot::Loaded { bytes, leases, used }) = self.slots.get_mut(unit.index()) else { return false };
         let (bytes, hit) = (*bytes, *used);
         *leases += 1;
         *used = true;
@@ -84,7 +84,7 @@ impl State {
 
     /// A look that is no use. Whether the unit is loaded.
     pub(crate) fn peek(&mut self, unit: UnitId) -> bool {
-        let Slot::Loaded { leases, .. } = self.slot(unit) else { return false };
+        let Some(Slot::Loaded { leases, .. }) = self.slots.get_mut(unit.index()) else { return false };
         *leases += 1;
         true
     }

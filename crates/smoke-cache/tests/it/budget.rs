@@ -1,7 +1,7 @@
 //! The budget holds and leased units stay, whatever happens in whatever order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use smoke_cache::policy::{self, Lru, NextUse};
@@ -188,4 +188,62 @@ fn the_first_use_of_what_was_read_is_no_hit() {
         assert_eq!((stats.accesses, stats.hit_bytes, stats.accessed_bytes), (uses, hit_bytes, 6 * uses));
     }
     assert_eq!(cache.stats().byte_hit_rate(), 12.0 / 18.0);
+}
+
+#[test]
+fn a_clone_of_a_lease_holds_the_unit() {
+    let cache: Cache<u8> = Cache::new(Budget::new(10), NextUse);
+    let reserve = |unit| {
+        cache.reserve(Incoming { unit: UnitId(unit), bytes: 10, purpose: Purpose::Demand }, &NoForecast)
+    };
+    let lease = reserve(0).unwrap().fill(7);
+    let clone = lease.clone();
+    drop(lease);
+    assert!(reserve(1).is_err());
+    assert_eq!(*clone, 7);
+    drop(clone);
+    assert!(reserve(1).is_ok());
+    assert_eq!(cache.stats().accesses, 0, "a clone is no use");
+}
+
+#[test]
+fn asking_for_a_unit_that_was_never_loaded_costs_no_memory() {
+    // A table up to this number would be tens of gigabytes.
+    let cache: Cache<u8> = Cache::new(Budget::new(10), NextUse);
+    assert!(cache.lease(UnitId(u32::MAX)).is_none() && cache.peek(UnitId(u32::MAX)).is_none());
+    assert!(!cache.contains(UnitId(u32::MAX)));
+}
+
+/// Leases that come and go while the victims are counted must not keep the rest from being evicted.
+#[test]
+fn evicting_to_a_limit_leaves_only_what_is_in_use() {
+    const UNITS: u32 = 20;
+    let cache: Cache<u32> = Cache::new(Budget::new(u64::from(UNITS)), Lru::default());
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let (cache, is_done) = (&cache, &is_done);
+            scope.spawn(move || {
+                let mut unit = thread;
+                while !is_done.load(Ordering::SeqCst) {
+                    drop(cache.lease(UnitId(unit % UNITS)));
+                    unit += 3;
+                }
+            });
+        }
+        let most_used_bytes = (0..10_000).map(|_| {
+            cache.budget().set_limit_bytes(u64::from(UNITS));
+            for unit in (0..UNITS).map(UnitId) {
+                if let Ok(room) = cache.reserve(Incoming { unit, bytes: 1, purpose: Purpose::Demand }, &NoForecast) {
+                    drop(room.fill(unit.0));
+                }
+            }
+            cache.budget().set_limit_bytes(1);
+            let freed_bytes = cache.evict_to_limit(&NoForecast);
+            (freed_bytes, cache.budget().used_bytes())
+        });
+        let unlike = most_used_bytes.filter(|&(freed, used)| used > 2 || freed + used != u64::from(UNITS)).count();
+        is_done.store(true, Ordering::SeqCst);
+        assert_eq!(unlike, 0, "rounds that left more than the two units in use");
+    });
 }

@@ -71,11 +71,6 @@ fn what_comes_next_is_loaded_while_the_lease_is_held() {
 fn no_more_is_read_ahead_than_allowed() {
     let mut model = Model::of_pages(50);
     let streamer = model.builder().read_ahead_bytes(5 * PAGE).build().unwrap();
-    model.source.close_gate();
-    std::thread::scope(|scope| {
-        scope.spawn(|| model.source.wait_for_reads_at_the_gate(1)).join().unwrap_or_default();
-    });
-    model.source.open_gate();
     let _lease = streamer.acquire(UnitId(0)).unwrap();
     (1..=5).for_each(|unit| until_loaded(&streamer, unit));
     assert_eq!(streamer.budget().used_bytes(), 6 * PAGE);
@@ -449,10 +444,15 @@ fn a_dropped_streamer_leaves_nothing_but_leases() {
     let budget = Budget::new(10 * PAGE);
     let streamer = model.builder().budget(budget.clone()).read_ahead_bytes(6 * PAGE).io_threads(2).build().unwrap();
     let lease = streamer.acquire(UnitId(0)).unwrap();
+    (1..=6).for_each(|unit| until_loaded(&streamer, unit));
     model.source.close_gate();
-    drop(streamer.acquire(UnitId(10)).unwrap_or_else(|error| panic!("{error}")));
-    model.source.open_gate();
-    drop(streamer);
+    // Resident, but now two further units are read ahead, and stay at the gate.
+    drop(streamer.acquire_all(&units([1, 2])).unwrap());
+    model.source.wait_for_reads_at_the_gate(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(streamer));
+        model.source.open_gate();
+    });
     model.check(&lease);
     drop(lease);
     assert_eq!(budget.used_bytes(), 0);
