@@ -86,11 +86,11 @@ fn logits_and_hidden_states_equal_transformers() {
     let weights = runtime.weights();
     let pass = |tokens: &[u32], want| {
         let mut cache =
-            KvCache::new(runtime.config(), tokens.len(), vec![0], weights.streamer(), weights.device()).unwrap();
+            KvCache::new(runtime.config(), tokens.len(), vec![0], weights).unwrap();
         runtime.model().forward(weights, tokens, &mut cache, want).unwrap()
     };
     let logits: Vec<f32> =
-        pass(&goldens.ids("raw_input_ids"), Want::AllLogits).logits.into_data().try_to_vec().unwrap();
+        pass(&goldens.ids("raw_input_ids"), Want::AllLogits).logits.to_vec();
     let difference = largest_difference(&logits, &goldens.floats("raw_logits"));
     // Logits reach 30 here: 1e-3 is 3e-5 of them.
     assert!(difference < 1e-3, "logits differ by {difference}");
@@ -99,7 +99,7 @@ fn logits_and_hidden_states_equal_transformers() {
     let expected = goldens.floats("hidden_states");
     let layer = expected.len() / hidden.len();
     for (index, (ours, theirs)) in hidden.into_iter().zip(expected.chunks(layer)).enumerate() {
-        let ours: Vec<f32> = ours.into_data().try_to_vec().unwrap();
+        let ours = ours.to_vec();
         // Some features of the residual stream reach thousands: relative to the largest of the layer.
         let scale = theirs.iter().fold(1.0_f32, |max, value| max.max(value.abs()));
         let difference = largest_difference(&ours, theirs) / scale;

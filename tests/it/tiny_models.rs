@@ -22,10 +22,10 @@ fn open(path: &Path, percent: u64, device: DeviceKind) -> Runtime {
 fn golden_pass(runtime: &Runtime, goldens: &Goldens, want: Want) -> (Vec<f32>, Vec<Vec<f32>>) {
     let ids = goldens.ids("input_ids");
     let weights = runtime.weights();
-    let mut cache = KvCache::new(runtime.config(), ids.len(), vec![0], weights.streamer(), weights.device()).unwrap();
+    let mut cache = KvCache::new(runtime.config(), ids.len(), vec![0], weights).unwrap();
     let output = runtime.model().forward(weights, &ids, &mut cache, want).unwrap();
-    let hidden = output.hidden_states.into_iter().map(|x| x.into_data().try_to_vec().unwrap()).collect();
-    (output.logits.into_data().try_to_vec().unwrap(), hidden)
+    let hidden = output.hidden_states.into_iter().map(|x| x.to_vec()).collect();
+    (output.logits.to_vec(), hidden)
 }
 
 pub(crate) fn check_logits_and_hidden_states(runtime: &Runtime, goldens: &Goldens, name: &str) {
@@ -102,9 +102,9 @@ fn a_batch_with_left_padding_equals_transformers() {
         let greedy = goldens.ids("batch_greedy");
         let steps = greedy.len() / 2;
         let mut cache =
-            KvCache::new(runtime.config(), tokens + steps, padding, weights.streamer(), weights.device()).unwrap();
+            KvCache::new(runtime.config(), tokens + steps, padding, weights).unwrap();
         let output = runtime.model().forward(weights, &ids, &mut cache, Want::AllLogits).unwrap();
-        let logits: Vec<f32> = output.logits.into_data().try_to_vec().unwrap();
+        let logits: Vec<f32> = output.logits.to_vec();
         let vocabulary = runtime.config().vocabulary;
         let rows = || logits.chunks(vocabulary).zip(expected.chunks(vocabulary)).zip(&mask);
         for ((ours, theirs), _) in rows().filter(|(_, seen)| **seen == 1) {
@@ -119,7 +119,7 @@ fn a_batch_with_left_padding_equals_transformers() {
             assert_eq!(next, [greedy[step], greedy[steps + step]], "{name}: token {step}");
             if step + 1 < steps {
                 let output = runtime.model().forward(weights, &next, &mut cache, Want::LastLogits).unwrap();
-                let logits: Vec<f32> = output.logits.into_data().try_to_vec().unwrap();
+                let logits: Vec<f32> = output.logits.to_vec();
                 next = logits.chunks(vocabulary).map(argmax).collect();
             }
         }
@@ -145,10 +145,10 @@ fn tokens_one_by_one_equal_a_single_pass() {
     let goldens = Goldens::read("tiny/llama/goldens.safetensors");
     let ids = goldens.ids("input_ids");
     let weights = runtime.weights();
-    let mut cache = KvCache::new(runtime.config(), ids.len(), vec![0], weights.streamer(), weights.device()).unwrap();
+    let mut cache = KvCache::new(runtime.config(), ids.len(), vec![0], weights).unwrap();
     let rows = ids.chunks(1).flat_map(|token| {
         let output = runtime.model().forward(weights, token, &mut cache, Want::LastLogits).unwrap();
-        output.logits.into_data().try_to_vec::<f32>().unwrap()
+        output.logits.to_vec()
     });
     let logits: Vec<f32> = rows.collect();
     assert!(largest_difference(&logits, &goldens.floats("logits")) < TOLERANCE);

@@ -7,6 +7,7 @@ use smoke_prefetch::StreamError;
 use smoke_quant::PackedMatrix;
 use smoke_storage::Extent;
 
+use crate::activations::Activations;
 use crate::layout::{Cut, Layout, LayoutError, Piece, PlacedTensor};
 use crate::weights::{WeightError, Weights};
 
@@ -70,18 +71,18 @@ impl Linear {
         Ok(Self { weight, bias: None, orientation })
     }
 
-    /// Applies the layer to the last dimension of `x`: `[.., inputs]` to `[.., outputs]`.
+    /// Applies the layer to every row of `x`: `[rows, inputs]` to `[rows, outputs]`.
     ///
     /// # Errors
     /// [`WeightError`] if the weights cannot be loaded or are corrupt.
     ///
     /// # Panics
-    /// If the last dimension of `x` is not `inputs`.
-    pub fn forward<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
-        let y = if weights.on_host() { self.on_host(weights, x)? } else { self.on_device(weights, x)? };
-        match &self.bias {
-            Some(bias) => Ok(y + weights.tensor::<1>(bias)?.unsqueeze()),
-            None => Ok(y),
+    /// If `x` has another number of features than `inputs`.
+    pub fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, WeightError> {
+        assert_eq!(x.features(), self.inputs(), "{}: the input has another number of features", self.weight.name);
+        match x.on_host() {
+            Some(x) => self.forward_on_host(weights, x),
+            None => self.forward_on_device(weights, x.tensor(weights)).map(Activations::from_tensor),
         }
     }
 
@@ -107,14 +108,12 @@ impl Linear {
         if on_host { 0 } else { largest.unwrap_or(0) }
     }
 
-    fn on_host<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
+    fn forward_on_host(&self, weights: &Weights, x: &[f32]) -> Result<Activations, WeightError> {
         let (inputs, outputs) = (self.inputs(), self.outputs());
-        let mut shape = x.dims();
-        assert_eq!(shape[D - 1], inputs, "{}: the input has another number of features", self.weight.name);
-        let data = x.into_data();
-        let x = data.as_slice::<f32>().expect("activations on the host are f32");
-        let tokens = x.len() / inputs.max(1);
-        let mut y = vec![0.0_f32; tokens * outputs];
+        let mut y = weights.floats(x.len() / inputs.max(1) * outputs);
+        if self.orientation == Orientation::InputsByOutputs {
+            y.fill(0.0);
+        }
         for piece in &self.weight.pieces {
             let lease = weights.lease(&self.weight, piece)?;
             let matrix = self.packed(piece, lease.part(piece.part))?;
@@ -123,14 +122,16 @@ impl Linear {
                 Orientation::InputsByOutputs => matrix.multiply_transposed(&x[piece.first_row..], inputs, &mut y),
             }
         }
-        shape[D - 1] = outputs;
-        Ok(Tensor::from_data(TensorData::new(y, shape), (weights.device(), DType::F32)))
+        if let Some(bias) = &self.bias {
+            weights.with_floats(bias, |bias| {
+                let rows = y.chunks_exact_mut(outputs.max(1));
+                rows.for_each(|row| row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
+            })?;
+        }
+        Ok(Activations::from_host(y, outputs))
     }
 
-    fn on_device<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
-        let mut shape = x.dims();
-        let inputs = self.inputs();
-        let x: Tensor<2> = x.reshape([-1, inputs as i32]);
+    fn forward_on_device(&self, weights: &Weights, x: Tensor<2>) -> Result<Tensor<2>, WeightError> {
         let mut columns = Vec::new();
         let mut sum: Option<Tensor<2>> = None;
         for piece in &self.weight.pieces {
@@ -152,9 +153,11 @@ impl Linear {
                 }
             }
         }
-        shape[D - 1] = self.outputs();
         let y = sum.unwrap_or_else(|| Tensor::cat(columns, 1));
-        Ok(y.reshape(shape))
+        match &self.bias {
+            Some(bias) => Ok(y + weights.tensor::<1>(bias)?.unsqueeze()),
+            None => Ok(y),
+        }
     }
 
     fn packed<'a>(&self, piece: &Piece, bytes: &'a [u8]) -> Result<PackedMatrix<'a>, WeightError> {
@@ -163,7 +166,7 @@ impl Linear {
     }
 }
 
-/// A vector of weights, such as a norm's scale, that is a tensor when it is used.
+/// A vector of weights, such as a norm's scale.
 #[derive(Clone, Debug)]
 pub struct Vector {
     placed: Arc<PlacedTensor>,
@@ -184,6 +187,14 @@ impl Vector {
     /// [`WeightError`] if it cannot be loaded or decoded.
     pub fn tensor<const D: usize>(&self, weights: &Weights) -> Result<Tensor<D>, WeightError> {
         Ok(weights.tensor::<1>(&self.placed)?.unsqueeze())
+    }
+
+    /// Lends `use_it` the vector as floats on the host.
+    ///
+    /// # Errors
+    /// [`WeightError`] if it cannot be loaded or decoded.
+    pub fn with_floats<R>(&self, weights: &Weights, use_it: impl FnOnce(&[f32]) -> R) -> Result<R, WeightError> {
+        weights.with_floats(&self.placed, use_it)
     }
 }
 
@@ -221,24 +232,24 @@ impl Embedding {
         self
     }
 
-    /// The rows of `ids`, shaped `[ids.len(), columns]`.
+    /// The rows of `ids`: `[ids.len(), columns]`.
     ///
     /// # Errors
     /// [`WeightError`] if a row cannot be read or decoded.
     ///
     /// # Panics
     /// If an id is not below the number of rows.
-    pub fn forward(&self, weights: &Weights, ids: &[u32]) -> Result<Tensor<2>, WeightError> {
-        let mut values = vec![0.0_f32; ids.len() * self.columns];
+    pub fn forward(&self, weights: &Weights, ids: &[u32]) -> Result<Activations, WeightError> {
+        let mut values = weights.floats(ids.len() * self.columns);
         let row_bytes = (self.extent.len / self.rows.max(1) as u64) as usize;
-        let mut row = vec![0_u8; row_bytes];
+        let mut row = weights.floats(row_bytes.div_ceil(size_of::<f32>()));
+        let row = &mut bytemuck::cast_slice_mut(&mut row)[..row_bytes];
         for (&id, out) in ids.iter().zip(values.chunks_exact_mut(self.columns.max(1))) {
             assert!((id as usize) < self.rows, "{}: row {id} of {} rows", self.name, self.rows);
-            self.read_row(weights, id as usize, &mut row).map_err(WeightError::stream(&self.name))?;
-            smoke_quant::decode(self.encoding, &row, out).map_err(WeightError::packed(&self.name))?;
+            self.read_row(weights, id as usize, row).map_err(WeightError::stream(&self.name))?;
+            smoke_quant::decode(self.encoding, row, out).map_err(WeightError::packed(&self.name))?;
         }
-        let data = TensorData::new(values, [ids.len(), self.columns]);
-        Ok(Tensor::from_data(data, (weights.device(), DType::F32)))
+        Ok(Activations::placed(weights, values, self.columns))
     }
 
     /// The number of rows.

@@ -16,6 +16,7 @@
 //! `smoke-storage` and `smoke-prefetch`.
 #![forbid(unsafe_code)]
 
+mod activations;
 mod attach;
 mod device;
 pub mod layers;
@@ -23,6 +24,7 @@ mod layout;
 mod mapping;
 mod weights;
 
+pub use activations::{Activations, Floats, Place};
 pub use attach::{AttachError, Stream, StreamOptions, Streamed, StreamedParameter};
 pub use device::{DeviceError, DeviceKind};
 pub use layout::{Cut, Layout, LayoutError, Piece, PlacedTensor};

@@ -8,6 +8,7 @@ use smoke_core::{Encoding, Permit};
 use smoke_prefetch::{StreamError, Streamer, UnitLease};
 use smoke_quant::PackedError;
 
+use crate::activations::{FloatPool, Floats};
 use crate::layout::{Piece, PlacedTensor};
 
 /// Why a weight could not be used.
@@ -58,13 +59,14 @@ struct Shared {
     device: Device,
     on_host: bool,
     current: Mutex<Option<UnitLease>>,
+    floats: FloatPool,
 }
 
 impl Weights {
     /// Weights that come from `streamer` and are used on `device`.
     pub fn new(streamer: Streamer, device: Device) -> Self {
         let on_host = is_host(&device);
-        Self { shared: Arc::new(Shared { streamer, device, on_host, current: Mutex::new(None) }) }
+        Self { shared: Arc::new(Shared { streamer, device, on_host, current: Mutex::new(None), floats: FloatPool::default() }) }
     }
 
     /// Where the weights come from: its statistics, budget and controls.
@@ -109,9 +111,43 @@ impl Weights {
         }
     }
 
-    /// Lets go of the unit used last, as between two requests.
+    /// Lets go of the unit used last and of spare memory for activations, as between two requests.
     pub fn release(&self) {
         *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.shared.floats.clear();
+    }
+
+    /// Lends memory for `len` activations on the host; it holds anything. The caller has planned for it: it is not
+    /// charged to the budget here.
+    pub fn floats(&self, len: usize) -> Floats {
+        self.shared.floats.lend(len)
+    }
+
+    /// Lends `use_them` a tensor's elements as floats on the host: in place where they are stored as `f32`, else
+    /// decoded.
+    ///
+    /// # Errors
+    /// [`WeightError`] if the bytes cannot be loaded or decoded.
+    pub fn with_floats<R>(&self, placed: &PlacedTensor, use_them: impl FnOnce(&[f32]) -> R) -> Result<R, WeightError> {
+        if let ([piece], Encoding::F32) = (placed.pieces.as_slice(), placed.encoding) {
+            let lease = self.lease(placed, piece)?;
+            if let Ok(values) = bytemuck::try_cast_slice(lease.part(piece.part)) {
+                return Ok(use_them(values));
+            }
+        }
+        let mut values = self.floats(placed.elements());
+        self.decode_into(placed, &mut values)?;
+        Ok(use_them(&values))
+    }
+
+    fn decode_into(&self, placed: &PlacedTensor, values: &mut [f32]) -> Result<(), WeightError> {
+        for piece in &placed.pieces {
+            let lease = self.lease(placed, piece)?;
+            let out = &mut values[piece.first_row * placed.columns()..][..piece.rows * placed.columns()];
+            smoke_quant::decode(placed.encoding, lease.part(piece.part), out)
+                .map_err(WeightError::packed(&placed.name))?;
+        }
+        Ok(())
     }
 
     /// A whole tensor as floats on the device, in its stored shape.
@@ -128,7 +164,7 @@ impl Weights {
     pub fn tensor<const D: usize>(&self, placed: &PlacedTensor) -> Result<Tensor<D>, WeightError> {
         let bytes = match placed.pieces.as_slice() {
             [piece] => self.view(placed, piece)?,
-            pieces => self.decoded(placed, pieces)?,
+            _ => self.decoded(placed)?,
         };
         let data = TensorData::from_bytes(bytes, placed.shape.clone(), DType::F32);
         Ok(Tensor::from_data(data, (&self.shared.device, DType::F32)))
@@ -142,20 +178,15 @@ impl Weights {
                 return Ok(shared(view));
             }
         }
-        self.decoded(placed, std::slice::from_ref(piece))
+        self.decoded(placed)
     }
 
-    fn decoded(&self, placed: &PlacedTensor, pieces: &[Piece]) -> Result<Bytes, WeightError> {
+    fn decoded(&self, placed: &PlacedTensor) -> Result<Bytes, WeightError> {
         let floats = placed.elements();
         let bytes = (floats * size_of::<f32>()) as u64;
         let permit = self.with_room(|streamer| streamer.make_room(bytes)).map_err(WeightError::stream(&placed.name))?;
         let mut values = vec![0.0_f32; floats];
-        for piece in pieces {
-            let lease = self.lease(placed, piece)?;
-            let out = &mut values[piece.first_row * placed.columns()..][..piece.rows * placed.columns()];
-            smoke_quant::decode(placed.encoding, lease.part(piece.part), out)
-                .map_err(WeightError::packed(&placed.name))?;
-        }
+        self.decode_into(placed, &mut values)?;
         Ok(shared(DecodedBytes { bytes: Bytes::from_elems(values), _permit: permit }))
     }
 }

@@ -98,4 +98,7 @@ pub(crate) struct PlanArguments {
     /// Tokens of prompt and answer to plan for.
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) context: usize,
+    /// Threads that compute; as many as the machine has cores unless given.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
 }

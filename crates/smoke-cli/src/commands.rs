@@ -217,6 +217,9 @@ fn open_everything(model: &ModelArguments) -> std::result::Result<Runtime, Runti
 
 /// `smoke plan`
 pub(crate) fn plan(arguments: &PlanArguments) -> Result {
+    if let Some(threads) = arguments.threads {
+        smoke_runtime::set_threads(threads.get())?;
+    }
     let runtime = open(&arguments.model, arguments.memory, "pinned")?;
     let plan = runtime.plan(arguments.context)?;
     let measuring = spinner("measuring disk and kernels");
@@ -243,6 +246,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
             "disk_bytes_per_second": probe.disk_bytes_per_second,
             "compute_bytes_per_second": probe.compute_bytes_per_second,
             "tokens_per_second": prediction.tokens_per_second,
+            "bound_tokens_per_second": prediction.bound_tokens_per_second,
             "limit": limit,
         });
         println!("{value}");
@@ -269,6 +273,9 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
         ByteSize(probe.disk_bytes_per_second as u64),
         ByteSize(probe.compute_bytes_per_second as u64)
     );
-    println!("predicted    {:.2} tok/s, limited by {limit}", prediction.tokens_per_second);
+    println!(
+        "predicted    {:.2} tok/s, limited by {limit} (bound {:.2})",
+        prediction.tokens_per_second, prediction.bound_tokens_per_second
+    );
     Ok(())
 }

@@ -1,14 +1,13 @@
 //! GPT-2 (Radford et al., 2019).
 
-use burn::tensor::Tensor;
 use smoke_burn::layers::{Embedding, Linear};
-use smoke_burn::{Layout, LayoutError, Weights};
+use smoke_burn::{Activations, Layout, LayoutError, Weights};
 use smoke_storage::{Checkpoint, WeightSource};
 
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::model::{CausalLm, LmConfig, Output, Want, last_token};
-use crate::parts::{KvCache, LayerNorm, Mask, Mlp, attend, split_heads};
+use crate::model::{CausalLm, LmConfig, Output, Want};
+use crate::parts::{KvCache, LayerNorm, Mask, Mlp, attend};
 
 /// A GPT-2 model without its weights.
 #[derive(Clone, Debug)]
@@ -110,26 +109,27 @@ impl CausalLm for Gpt2 {
         want: Want,
     ) -> Result<Output, ModelError> {
         let count = self.config.check(tokens, cache)?;
-        let mask = Mask::causal(cache, count, weights.device());
-        let embedded =
-            self.tokens.forward(weights, tokens)? + self.positions.forward(weights, &cache.next_positions(count))?;
-        let mut x: Tensor<3> = embedded.reshape([cache.batch(), count, self.config.hidden]);
+        let mask = Mask::causal(cache, count, weights);
+        let positions: Vec<u32> = cache.next_positions(count).collect();
+        let mut x = self.tokens.forward(weights, tokens)?;
+        x.add(self.positions.forward(weights, &positions)?);
         let mut hidden_states = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             if want == Want::HiddenStates {
-                hidden_states.push(x.clone());
+                hidden_states.push(x.duplicate(weights));
             }
-            x = layer.forward(weights, x, index, self.config.heads, &mask, cache)?;
+            layer.forward(weights, &mut x, index, &mask, cache)?;
         }
         cache.advance(count);
         if want == Want::LastLogits {
-            x = last_token(x);
+            x = x.last_of_each(weights, count);
         }
-        let x = self.norm.forward(weights, x)?;
+        let x = self.norm.forward(weights, &x)?;
+        let logits = self.head.forward(weights, &x)?;
         if want == Want::HiddenStates {
-            hidden_states.push(x.clone());
+            hidden_states.push(x);
         }
-        Ok(Output { logits: self.head.forward(weights, x)?, hidden_states })
+        Ok(Output { logits, hidden_states })
     }
 }
 
@@ -137,23 +137,20 @@ impl Layer {
     fn forward(
         &self,
         weights: &Weights,
-        x: Tensor<3>,
+        x: &mut Activations,
         index: usize,
-        heads: usize,
         mask: &Mask,
         cache: &mut KvCache,
-    ) -> Result<Tensor<3>, ModelError> {
-        let [batch, tokens, hidden] = x.dims();
-        let normed = self.attention_norm.forward(weights, x.clone())?;
-        let qkv = self.qkv.forward(weights, normed)?;
-        let part = |i: usize| {
-            let slice = [0..batch, 0..tokens, i * hidden..(i + 1) * hidden];
-            split_heads(qkv.clone().slice(slice), heads)
-        };
-        let (keys, values) = cache.append(index, part(1), part(2));
-        let mixed = attend(part(0), keys, values, mask, self.scale);
-        let x = x + self.output.forward(weights, mixed)?;
-        let normed = self.mlp_norm.forward(weights, x.clone())?;
-        Ok(x + self.mlp.forward(weights, normed)?)
+    ) -> Result<(), ModelError> {
+        let hidden = x.features();
+        let normed = self.attention_norm.forward(weights, x)?;
+        let qkv = self.qkv.forward(weights, &normed)?;
+        let part = |i: usize| qkv.slice_features(weights, i * hidden..(i + 1) * hidden);
+        cache.append(index, part(1), part(2));
+        let mixed = attend(weights, part(0), cache, index, mask, self.scale);
+        x.add(self.output.forward(weights, &mixed)?);
+        let normed = self.mlp_norm.forward(weights, x)?;
+        x.add(self.mlp.forward(weights, &normed)?);
+        Ok(())
     }
 }

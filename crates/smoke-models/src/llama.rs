@@ -1,16 +1,15 @@
 //! LLaMA 1 to 3 (Touvron et al., 2023; Grattafiori et al., 2024) and models of the same build, such as SmolLM2.
 
-use burn::tensor::Tensor;
 use smoke_burn::layers::{Embedding, Linear};
-use smoke_burn::{Layout, LayoutError, Weights};
+use smoke_burn::{Activations, Layout, LayoutError, Weights};
 use smoke_core::Encoding;
 use smoke_storage::{Checkpoint, WeightSource};
 
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::model::{CausalLm, LmConfig, Output, Want, last_token};
+use crate::model::{CausalLm, LmConfig, Output, Want};
 use crate::parts::{
-    Activation, GatedMlp, KvCache, Mask, Pairing, RmsNorm, RopeScaling, Rotary, Rotation, attend, split_heads,
+    Activation, GatedMlp, KvCache, Mask, Pairing, RmsNorm, RopeScaling, Rotary, Rotation, attend,
 };
 
 /// A LLaMA model without its weights.
@@ -92,28 +91,26 @@ impl CausalLm for Llama {
         want: Want,
     ) -> Result<Output, ModelError> {
         let count = self.config.check(tokens, cache)?;
-        let batch = cache.batch();
-        let device = weights.device();
-        let rotation = self.rotary.at(&cache.next_positions(count), batch, device);
-        let mask = Mask::causal(cache, count, device);
+        let rotation = self.rotary.at(cache.next_positions(count), weights);
+        let mask = Mask::causal(cache, count, weights);
         let mut hidden_states = Vec::new();
-        let embedded = self.embedding.forward(weights, tokens)?;
-        let mut x: Tensor<3> = embedded.reshape([batch, count, self.config.hidden]);
+        let mut x = self.embedding.forward(weights, tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
             if want == Want::HiddenStates {
-                hidden_states.push(x.clone());
+                hidden_states.push(x.duplicate(weights));
             }
-            x = layer.forward(weights, x, index, &self.config, &rotation, &mask, cache)?;
+            layer.forward(weights, &mut x, index, &self.config, &rotation, &mask, cache)?;
         }
         cache.advance(count);
         if want == Want::LastLogits {
-            x = last_token(x);
+            x = x.last_of_each(weights, count);
         }
-        let x = self.norm.forward(weights, x)?;
+        let x = self.norm.forward(weights, &x)?;
+        let logits = self.head.forward(weights, &x)?;
         if want == Want::HiddenStates {
-            hidden_states.push(x.clone());
+            hidden_states.push(x);
         }
-        Ok(Output { logits: self.head.forward(weights, x)?, hidden_states })
+        Ok(Output { logits, hidden_states })
     }
 }
 
@@ -122,23 +119,23 @@ impl Layer {
     fn forward(
         &self,
         weights: &Weights,
-        x: Tensor<3>,
+        x: &mut Activations,
         index: usize,
         config: &LmConfig,
         rotation: &Rotation,
         mask: &Mask,
         cache: &mut KvCache,
-    ) -> Result<Tensor<3>, ModelError> {
-        let normed = self.attention_norm.forward(weights, x.clone())?;
-        let queries = split_heads(self.query.forward(weights, normed.clone())?, config.heads);
-        let keys = split_heads(self.key.forward(weights, normed.clone())?, config.kv_heads);
-        let values = split_heads(self.value.forward(weights, normed)?, config.kv_heads);
-        let (keys, values) = cache.append(index, rotation.apply(keys), values);
+    ) -> Result<(), ModelError> {
+        let normed = self.attention_norm.forward(weights, x)?;
+        let queries = rotation.apply(self.query.forward(weights, &normed)?);
+        let keys = rotation.apply(self.key.forward(weights, &normed)?);
+        cache.append(index, keys, self.value.forward(weights, &normed)?);
         let scale = (config.head_dim as f64).powf(-0.5);
-        let mixed = attend(rotation.apply(queries), keys, values, mask, scale);
-        let x = x + self.output.forward(weights, mixed)?;
-        let normed = self.mlp_norm.forward(weights, x.clone())?;
-        Ok(x + self.mlp.forward(weights, normed)?)
+        let mixed = attend(weights, queries, cache, index, mask, scale);
+        x.add(self.output.forward(weights, &mixed)?);
+        let normed = self.mlp_norm.forward(weights, x)?;
+        x.add(self.mlp.forward(weights, &normed)?);
+        Ok(())
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::fmt::Debug;
 
-use burn::tensor::Tensor;
-use smoke_burn::Weights;
+use smoke_burn::{Activations, DeviceKind, Weights};
 
 use crate::error::ModelError;
-use crate::parts::KvCache;
+use crate::parts::{KvCache, scratch_floats};
 
 /// A decoder-only language model: a description of its layers that holds no weights.
 pub trait CausalLm: Debug + Send + Sync {
@@ -36,13 +35,13 @@ pub enum Want {
 }
 
 /// What a forward pass computed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Output {
-    /// `[batch, tokens, vocabulary]`, with one token for [`Want::LastLogits`].
-    pub logits: Tensor<3>,
+    /// `[batch · tokens, vocabulary]`, with one token for [`Want::LastLogits`].
+    pub logits: Activations,
     /// For [`Want::HiddenStates`]: the embeddings as they enter the first layer, then the output of every layer, the
-    /// last after the final norm, as Transformers counts them; each `[batch, tokens, hidden]`.
-    pub hidden_states: Vec<Tensor<3>>,
+    /// last after the final norm, as Transformers counts them; each `[batch · tokens, hidden]`.
+    pub hidden_states: Vec<Activations>,
 }
 
 /// The sizes of a language model.
@@ -74,20 +73,34 @@ impl LmConfig {
         floats(self.layers * 2 * batch * self.kv_heads * self.head_dim * tokens)
     }
 
-    /// An upper bound of the bytes that activations take at once in a forward pass of `tokens` tokens in each of `batch`
-    /// rows, when `context` tokens have been seen at its end.
-    pub fn activation_bytes(&self, batch: usize, tokens: usize, context: usize, want: Want) -> u64 {
+    /// An upper bound of the bytes that activations on `device` take at once in a forward pass of `tokens` tokens in
+    /// each of `batch` rows, when `context` tokens have been seen at its end.
+    pub fn activation_bytes(
+        &self,
+        device: DeviceKind,
+        batch: usize,
+        tokens: usize,
+        context: usize,
+        want: Want,
+    ) -> u64 {
         let count = batch * tokens;
-        let heads = (self.heads + 2 * self.kv_heads) * self.head_dim;
-        let residual = 3 * count * self.hidden;
-        let attention = 2 * count * heads + 3 * batch * self.heads * tokens * context + batch * tokens * context;
-        let mlp = 4 * count * self.intermediate;
-        let logits = match want {
+        let head_features = (2 * self.heads + 2 * self.kv_heads + self.heads) * self.head_dim;
+        let logit_rows = match want {
             Want::LastLogits => batch,
             Want::AllLogits | Want::HiddenStates => count,
         };
         let hidden_states = if want == Want::HiddenStates { (self.layers + 1) * count * self.hidden } else { 0 };
-        floats(residual + attention.max(mlp).max(2 * logits * self.vocabulary) + hidden_states)
+        let attention = match device {
+            DeviceKind::Cpu => {
+                let queries = tokens * self.heads / self.kv_heads;
+                scratch_floats(batch * self.kv_heads, queries, context, self.head_dim)
+            }
+            // Scores, masked scores, probabilities, and the mask.
+            _ => 3 * batch * self.heads * tokens * context + batch * tokens * context,
+        };
+        // What a layer needs one after another is all kept, for the next layer to use again.
+        let layer = count * (3 * self.hidden + self.head_dim + head_features + 3 * self.intermediate);
+        floats(layer + attention + logit_rows * (self.hidden + 3 * self.vocabulary) + hidden_states)
     }
 
     pub(crate) fn check(&self, tokens: &[u32], cache: &KvCache) -> Result<usize, ModelError> {
@@ -107,10 +120,4 @@ impl LmConfig {
 
 fn floats(count: usize) -> u64 {
     (count * size_of::<f32>()) as u64
-}
-
-/// The last token of each row: `[batch, tokens, hidden]` to `[batch, 1, hidden]`.
-pub(crate) fn last_token(x: Tensor<3>) -> Tensor<3> {
-    let [batch, tokens, hidden] = x.dims();
-    x.slice([0..batch, tokens - 1..tokens, 0..hidden])
 }

@@ -12,7 +12,7 @@ use smoke_prefetch::Streamer;
 use smoke_storage::{Checkpoint, ReaderKind, WeightSource};
 
 use crate::error::RuntimeError;
-use crate::plan::{Sizes, unpack_bytes};
+use crate::plan::Sizes;
 use crate::runtime::Runtime;
 
 /// The names that [`RuntimeBuilder::policy_name`] takes: the plan's own policy first.
@@ -118,8 +118,7 @@ impl RuntimeBuilder {
         let mut layout = Layout::new(checkpoint.index(), checkpoint.alignment(), unit_bytes);
         let model = self.models.place(&checkpoint, &mut layout)?;
         let (units, schedule) = layout.finish();
-        let unpack_bytes = unpack_bytes(self.device == DeviceKind::Cpu, &units);
-        let sizes = Sizes { model: &*model, units: &units, schedule: &schedule, model_bytes, unpack_bytes };
+        let sizes = Sizes { model: &*model, units: &units, schedule: &schedule, model_bytes, device: self.device };
 
         let budget_bytes = match self.memory? {
             Some(memory) => memory.bytes(),
@@ -135,7 +134,7 @@ impl RuntimeBuilder {
             .predictor(predictor)
             .read_ahead_bytes(plan.streaming_bytes - plan.largest_unit_bytes)
             .build()?;
-        Ok(Runtime::new(model, Weights::new(streamer, device), tokenizer, schedule, pinned, model_bytes, unpack_bytes))
+        Ok(Runtime::new(model, Weights::new(streamer, device), tokenizer, schedule, pinned, model_bytes, self.device))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What stays in memory and what streams, decided before anything is loaded.
 
 use smoke_core::{ByteSize, UnitId};
+use smoke_burn::DeviceKind;
 use smoke_models::{CausalLm, Want};
 use smoke_prefetch::planner::{PinPlan, pin_plan};
 use smoke_storage::UnitMap;
@@ -38,6 +39,18 @@ pub struct Plan {
     pub(crate) pinned: Vec<UnitId>,
 }
 
+impl Plan {
+    /// All the memory that weights may have while a token is decoded.
+    pub fn weight_capacity_bytes(&self) -> u64 {
+        self.budget_bytes - self.kv_cache_bytes - self.activation_bytes
+    }
+
+    /// The least that any policy can read per token, decoding without end.
+    pub fn least_streamed_bytes(&self) -> u64 {
+        self.pass_bytes.saturating_sub(self.weight_capacity_bytes())
+    }
+}
+
 /// The sizes that a plan is made from.
 #[derive(Debug)]
 pub(crate) struct Sizes<'a> {
@@ -45,8 +58,7 @@ pub(crate) struct Sizes<'a> {
     pub(crate) units: &'a UnitMap,
     pub(crate) schedule: &'a [UnitId],
     pub(crate) model_bytes: u64,
-    /// Bytes that a device other than the host needs to unpack a piece.
-    pub(crate) unpack_bytes: u64,
+    pub(crate) device: DeviceKind,
 }
 
 impl Sizes<'_> {
@@ -54,8 +66,8 @@ impl Sizes<'_> {
     pub(crate) fn everything_bytes(&self, context_tokens: usize) -> u64 {
         let config = self.model.config();
         config.kv_cache_bytes(1, context_tokens)
-            + config.activation_bytes(1, context_tokens, context_tokens, Want::LastLogits)
-            + self.unpack_bytes
+            + config.activation_bytes(self.device, 1, context_tokens, context_tokens, Want::LastLogits)
+            + self.unpack_bytes()
             + self.units.total_buffer_bytes()
     }
 
@@ -68,7 +80,7 @@ impl Sizes<'_> {
         let unit_bytes: Vec<u64> = self.units.units().map(|unit| self.units.buffer_bytes(unit)).collect();
         let largest_unit_bytes = unit_bytes.iter().copied().max().unwrap_or(0);
         let kv_cache_bytes = config.kv_cache_bytes(1, context_tokens);
-        let activation_bytes = config.activation_bytes(1, 1, context_tokens, Want::LastLogits) + self.unpack_bytes;
+        let activation_bytes = config.activation_bytes(self.device, 1, 1, context_tokens, Want::LastLogits) + self.unpack_bytes();
         let working_bytes = kv_cache_bytes + activation_bytes;
         let minimum_bytes = working_bytes + 2 * largest_unit_bytes;
         if budget_bytes < minimum_bytes {
@@ -101,6 +113,15 @@ impl Sizes<'_> {
             pinned,
         })
     }
+
+    /// Bytes that a device needs beside the host to unpack the largest piece, host and device together.
+    fn unpack_bytes(&self) -> u64 {
+        if self.device == DeviceKind::Cpu {
+            return 0;
+        }
+        // A packed weight has at least 4 bits and becomes 32, once on the host and once on the device.
+        self.units.units().map(|unit| self.units.payload_bytes(unit)).max().unwrap_or(0) * 16
+    }
 }
 
 /// Room for the unit in use and for those in flight: a fortieth of the capacity, which costs few hits, but at least
@@ -111,19 +132,11 @@ fn streaming_bytes(capacity: u64, largest_unit_bytes: u64) -> u64 {
 
 /// The largest number of prompt tokens that one pass takes, at least 1: more tokens in a pass save reads, but their
 /// activations push out weights. `room_bytes` is what they may take.
-pub(crate) fn prefill_chunk(model: &dyn CausalLm, prompt_tokens: usize, room_bytes: u64) -> usize {
-    let fits =
-        |&tokens: &usize| model.config().activation_bytes(1, tokens, prompt_tokens, Want::LastLogits) <= room_bytes;
+pub(crate) fn prefill_chunk(model: &dyn CausalLm, device: DeviceKind, prompt_tokens: usize, room_bytes: u64) -> usize {
+    let fits = |&tokens: &usize| {
+        model.config().activation_bytes(device, 1, tokens, prompt_tokens, Want::LastLogits) <= room_bytes
+    };
     // Halving finds a chunk that splits the prompt evenly.
     let passes = (1..=prompt_tokens).map(|passes| prompt_tokens.div_ceil(passes));
     passes.into_iter().find(fits).unwrap_or(1)
-}
-
-/// Bytes that a device needs beside the host to unpack the largest piece, host and device together.
-pub(crate) fn unpack_bytes(weights_on_host: bool, units: &UnitMap) -> u64 {
-    if weights_on_host {
-        return 0;
-    }
-    // A packed weight has at least 4 bits and becomes 32, once on the host and once on the device.
-    units.units().map(|unit| units.payload_bytes(unit)).max().unwrap_or(0) * 16
 }

@@ -24,8 +24,11 @@ pub struct Probe {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Prediction {
-    /// Tokens per second when reads and computation overlap perfectly.
+    /// Tokens per second when the plan's reads and computation overlap perfectly.
     pub tokens_per_second: f64,
+    /// The same if every byte of the budget that keys, values and activations do not need held weights: what no plan can
+    /// pass on this machine.
+    pub bound_tokens_per_second: f64,
     /// What limits it.
     pub limit: Limit,
 }
@@ -68,7 +71,12 @@ impl Plan {
         let disk = self.streamed_bytes as f64 / probe.disk_bytes_per_second;
         let compute = self.pass_bytes as f64 / probe.compute_bytes_per_second;
         let limit = if disk > compute { Limit::Disk } else { Limit::Compute };
-        Prediction { tokens_per_second: 1.0 / disk.max(compute), limit }
+        let least_disk = self.least_streamed_bytes() as f64 / probe.disk_bytes_per_second;
+        Prediction {
+            tokens_per_second: 1.0 / disk.max(compute),
+            bound_tokens_per_second: 1.0 / least_disk.max(compute),
+            limit,
+        }
     }
 }
 

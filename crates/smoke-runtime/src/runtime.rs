@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use smoke_burn::Weights;
+use smoke_burn::{DeviceKind, Weights};
 use smoke_cache::bound::min_bound;
 use smoke_cache::policy::PinnedUnits;
 use smoke_core::{Permit, UnitId};
@@ -34,7 +34,7 @@ pub struct Runtime {
     schedule: Vec<UnitId>,
     pinned: PinnedUnits,
     model_bytes: u64,
-    unpack_bytes: u64,
+    device: DeviceKind,
 }
 
 /// What a generation begins with.
@@ -105,9 +105,9 @@ impl Runtime {
         schedule: Vec<UnitId>,
         pinned: PinnedUnits,
         model_bytes: u64,
-        unpack_bytes: u64,
+        device: DeviceKind,
     ) -> Self {
-        Self { model, weights, tokenizer, schedule, pinned, model_bytes, unpack_bytes }
+        Self { model, weights, tokenizer, schedule, pinned, model_bytes, device }
     }
 
     /// The model's sizes.
@@ -144,7 +144,7 @@ impl Runtime {
             units: streamer.units(),
             schedule: &self.schedule,
             model_bytes: self.model_bytes,
-            unpack_bytes: self.unpack_bytes,
+            device: self.device,
         };
         sizes.plan(streamer.budget().limit_bytes(), context_tokens)
     }
@@ -182,7 +182,7 @@ impl Runtime {
         self.pinned.set(plan.pinned.iter().copied());
         let streamer = self.weights.streamer();
         streamer.reset_stats();
-        let cache = KvCache::new(self.config(), context, vec![0], streamer, self.weights.device())?;
+        let cache = KvCache::new(self.config(), context, vec![0], &self.weights)?;
         let decoder = self.tokenizer.as_ref().ok().map(StreamDecoder::new);
         let ends = self.tokenizer.as_ref().map(|tokenizer| tokenizer.end_ids().to_vec()).unwrap_or_default();
         Ok(Generation {
@@ -275,7 +275,7 @@ impl Generation<'_> {
             peak_bytes: streamer.budget().peak_bytes(),
             bytes_read,
             bytes_read_per_token: (bytes_read - bytes_at_first).checked_div(later_passes).unwrap_or(0),
-            min_bytes_read_per_token: self.plan.pass_bytes.saturating_sub(self.weight_capacity_bytes()),
+            min_bytes_read_per_token: self.plan.least_streamed_bytes(),
             byte_hit_rate: cache.byte_hit_rate(),
             min_byte_hit_rate: self.min_byte_hit_rate(),
             on_time_rate: if accesses == 0 { 1.0 } else { on_time as f64 / accesses as f64 },
@@ -283,42 +283,48 @@ impl Generation<'_> {
         }
     }
 
-    /// All the memory that weights may have while a token is decoded.
-    fn weight_capacity_bytes(&self) -> u64 {
-        self.plan.budget_bytes - self.plan.kv_cache_bytes - self.plan.activation_bytes
-    }
-
     /// MIN on the same accesses, with all the memory that weights may have had.
     fn min_byte_hit_rate(&self) -> f64 {
-        // Beyond this many passes one more changes nothing that would be printed.
-        let passes = self.progress.passes.min(32);
+        /// Passes that are simulated; from the middle of them on, one pass is like another.
+        const SIMULATED: usize = 32;
         let streamer = self.runtime.weights.streamer();
         let schedule = &self.runtime.schedule;
-        let trace: Vec<UnitId> = schedule.iter().copied().cycle().take(schedule.len() * passes).collect();
         let unit_bytes: Vec<u64> = streamer.units().units().map(|unit| streamer.units().buffer_bytes(unit)).collect();
-        min_bound(&trace, &unit_bytes, self.weight_capacity_bytes()).byte_hit_rate()
+        let hits = |passes: usize| {
+            let trace: Vec<UnitId> = schedule.iter().copied().cycle().take(schedule.len() * passes).collect();
+            min_bound(&trace, &unit_bytes, self.plan.weight_capacity_bytes())
+        };
+        let passes = self.progress.passes;
+        let whole = hits(passes.min(SIMULATED));
+        if passes <= SIMULATED {
+            return whole.byte_hit_rate();
+        }
+        let half = hits(SIMULATED / 2);
+        let scale = (passes - SIMULATED) as f64 / (SIMULATED / 2) as f64;
+        let beyond = |whole: u64, half: u64| whole as f64 + (whole - half) as f64 * scale;
+        beyond(whole.hit_bytes, half.hit_bytes) / beyond(whole.accessed_bytes, half.accessed_bytes)
     }
 
     /// Runs `tokens` through the model and keeps the logits of the last.
     fn pass(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
-        let Runtime { model, weights, .. } = self.runtime;
+        let Runtime { model, weights, device, .. } = self.runtime;
         let context = self.cache.len() + tokens.len();
-        let bytes = model.config().activation_bytes(1, tokens.len(), context, Want::LastLogits);
+        let bytes = model.config().activation_bytes(*device, 1, tokens.len(), context, Want::LastLogits);
         let _beyond_one_token = weights.streamer().make_room(bytes.saturating_sub(self.activations.bytes()))?;
         let output = model.forward(weights, tokens, &mut self.cache, Want::LastLogits)?;
-        let logits = output.logits.into_data();
-        self.logits.clear();
-        self.logits.extend_from_slice(logits.as_slice::<f32>().expect("logits are f32"));
+        output.logits.copy_into(&mut self.logits);
         self.progress.passes += 1;
         Ok(())
     }
 
     fn prefill(&mut self) -> Result<(), RuntimeError> {
         let room = (self.plan.budget_bytes - self.plan.kv_cache_bytes - 2 * self.plan.largest_unit_bytes) / 2;
-        let chunk = prefill_chunk(self.runtime.model(), self.prompt.len(), room);
+        let chunk = prefill_chunk(self.runtime.model(), self.runtime.device, self.prompt.len(), room);
         let prompt = std::mem::take(&mut self.prompt);
         let result = prompt.chunks(chunk).try_for_each(|tokens| self.pass(tokens));
         self.prompt = prompt;
+        // What many tokens took is more than what one token is charged for.
+        self.runtime.weights.release();
         result
     }
 

@@ -1,8 +1,10 @@
-use std::f64::consts::PI;
+use std::f32::consts::{FRAC_1_SQRT_2, PI};
 use std::str::FromStr;
 
 use burn::tensor::{Tensor, activation};
+use smoke_burn::{Activations, Place};
 
+use super::host::{exp, for_each_chunk, for_each_chunk_pair};
 use crate::error::ModelError;
 
 /// The non-linearity of an MLP, by its name in `config.json`.
@@ -21,13 +23,58 @@ pub enum Activation {
 
 impl Activation {
     /// Applies it to every element.
-    pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+    pub fn apply(self, x: Activations) -> Activations {
+        let features = x.features();
+        match x.place() {
+            Place::Host(mut x) => {
+                for_each_chunk(&mut x, |x| self.for_each(x, |x, activated| *x = activated));
+                Activations::from_host(x, features)
+            }
+            Place::Device(x) => Activations::from_tensor(self.on_device(x)),
+        }
+    }
+
+    /// Applies it to `gate` and multiplies by `up`, element by element.
+    ///
+    /// # Panics
+    /// If the shapes differ.
+    pub fn gate(self, gate: Activations, up: Activations) -> Activations {
+        let features = gate.features();
+        assert_eq!((gate.rows(), features), (up.rows(), up.features()), "the shapes differ");
+        match (gate.place(), up.place()) {
+            (Place::Host(mut gate), Place::Host(up)) => {
+                for_each_chunk_pair(&mut gate, &up, |gate, up| {
+                    let mut up = up.iter();
+                    self.for_each(gate, |gate, activated| *gate = activated * up.next().expect("as many as gates"));
+                });
+                Activations::from_host(gate, features)
+            }
+            (Place::Device(gate), Place::Device(up)) => Activations::from_tensor(self.on_device(gate) * up),
+            _ => panic!("activations on different devices"),
+        }
+    }
+
+    /// The match is outside of the loop, so that the compiler can make vectors of it.
+    fn for_each(self, x: &mut [f32], mut write: impl FnMut(&mut f32, f32)) {
+        match self {
+            Self::Silu => x.iter_mut().for_each(|x| write(x, *x / (1.0 + exp(-*x)))),
+            Self::Gelu => x.iter_mut().for_each(|x| write(x, 0.5 * *x * (1.0 + libm::erff(*x * FRAC_1_SQRT_2)))),
+            Self::GeluTanh => x.iter_mut().for_each(|x| {
+                let inner = (2.0 / PI).sqrt() * (*x + 0.044_715 * *x * *x * *x);
+                // tanh(a) = 1 - 2 / (exp(2a) + 1)
+                write(x, *x * (1.0 - 1.0 / (exp(2.0 * inner) + 1.0)));
+            }),
+            Self::Relu => x.iter_mut().for_each(|x| write(x, x.max(0.0))),
+        }
+    }
+
+    fn on_device(self, x: Tensor<2>) -> Tensor<2> {
         match self {
             Self::Silu => activation::silu(x),
             Self::Gelu => activation::gelu(x),
             Self::GeluTanh => {
                 let cubed = x.clone() * x.clone() * x.clone();
-                let inner = (x.clone() + cubed * 0.044715) * (2.0 / PI).sqrt();
+                let inner = (x.clone() + cubed * 0.044_715) * (2.0 / PI).sqrt();
                 x * (inner.tanh() + 1.0) * 0.5
             }
             Self::Relu => activation::relu(x),

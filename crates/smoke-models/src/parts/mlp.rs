@@ -1,6 +1,5 @@
-use burn::tensor::Tensor;
 use smoke_burn::layers::Linear;
-use smoke_burn::{WeightError, Weights};
+use smoke_burn::{Activations, WeightError, Weights};
 
 use super::Activation;
 
@@ -20,9 +19,9 @@ impl Mlp {
     ///
     /// # Errors
     /// [`WeightError`] if weights cannot be loaded.
-    pub fn forward<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
+    pub fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, WeightError> {
         let inner = self.activation.apply(self.up.forward(weights, x)?);
-        self.down.forward(weights, inner)
+        self.down.forward(weights, &inner)
     }
 }
 
@@ -44,9 +43,9 @@ impl GatedMlp {
     ///
     /// # Errors
     /// [`WeightError`] if weights cannot be loaded.
-    pub fn forward<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
-        let gate = self.activation.apply(self.gate.forward(weights, x.clone())?);
+    pub fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, WeightError> {
+        let gate = self.gate.forward(weights, x)?;
         let up = self.up.forward(weights, x)?;
-        self.down.forward(weights, gate * up)
+        self.down.forward(weights, &self.activation.gate(gate, up))
     }
 }

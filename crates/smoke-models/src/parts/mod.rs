@@ -2,13 +2,15 @@
 
 mod activation;
 mod attention;
+mod host;
 mod kv_cache;
 mod mlp;
 mod norm;
 mod rotary;
 
 pub use activation::Activation;
-pub use attention::{Mask, attend, split_heads};
+pub use attention::{Mask, attend};
+pub(crate) use attention::scratch_floats;
 pub use kv_cache::KvCache;
 pub use mlp::{GatedMlp, Mlp};
 pub use norm::{LayerNorm, RmsNorm};

@@ -1,6 +1,8 @@
 use burn::tensor::Tensor;
 use smoke_burn::layers::Vector;
-use smoke_burn::{Layout, LayoutError, WeightError, Weights};
+use smoke_burn::{Activations, Layout, LayoutError, WeightError, Weights};
+
+use super::host::{sum, sum_of_squares};
 
 /// Root mean square layer normalisation (Zhang and Sennrich, 2019).
 #[derive(Clone, Debug)]
@@ -18,12 +20,30 @@ impl RmsNorm {
         Ok(Self { scale: Vector::place(layout, &format!("{name}.weight"), len)?, epsilon })
     }
 
-    /// Normalises the last dimension.
+    /// Normalises every row.
     ///
     /// # Errors
     /// [`WeightError`] if the scale cannot be loaded.
-    pub fn forward<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
-        let mean_square = (x.clone() * x.clone()).mean_dim(D - 1);
+    pub fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, WeightError> {
+        let Some(values) = x.on_host() else {
+            return self.on_device(weights, x.tensor(weights)).map(Activations::from_tensor);
+        };
+        let features = x.features();
+        let mut y = weights.floats(values.len());
+        self.scale.with_floats(weights, |scale| {
+            for (x, y) in values.chunks_exact(features).zip(y.chunks_exact_mut(features)) {
+                let mean_square = sum_of_squares(x) / features as f32;
+                let factor = 1.0 / (mean_square + self.epsilon as f32).sqrt();
+                for ((y, x), scale) in y.iter_mut().zip(x).zip(scale) {
+                    *y = x * factor * scale;
+                }
+            }
+        })?;
+        Ok(Activations::from_host(y, features))
+    }
+
+    fn on_device(&self, weights: &Weights, x: Tensor<2>) -> Result<Tensor<2>, WeightError> {
+        let mean_square = (x.clone() * x.clone()).mean_dim(1);
         let normed = x / (mean_square + self.epsilon).sqrt();
         Ok(normed * self.scale.tensor(weights)?)
     }
@@ -47,13 +67,34 @@ impl LayerNorm {
         Ok(Self { scale, bias: Vector::place(layout, &format!("{name}.bias"), len)?, epsilon })
     }
 
-    /// Normalises the last dimension.
+    /// Normalises every row.
     ///
     /// # Errors
     /// [`WeightError`] if scale or bias cannot be loaded.
-    pub fn forward<const D: usize>(&self, weights: &Weights, x: Tensor<D>) -> Result<Tensor<D>, WeightError> {
-        let centred = x.clone() - x.mean_dim(D - 1);
-        let variance = (centred.clone() * centred.clone()).mean_dim(D - 1);
+    pub fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, WeightError> {
+        let Some(values) = x.on_host() else {
+            return self.on_device(weights, x.tensor(weights)).map(Activations::from_tensor);
+        };
+        let features = x.features();
+        let mut y = weights.floats(values.len());
+        self.scale.with_floats(weights, |scale| {
+            for (x, y) in values.chunks_exact(features).zip(y.chunks_exact_mut(features)) {
+                let mean = sum(x) / features as f32;
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = x - mean);
+                let factor = 1.0 / (sum_of_squares(y) / features as f32 + self.epsilon as f32).sqrt();
+                y.iter_mut().zip(scale).for_each(|(y, scale)| *y *= factor * scale);
+            }
+        })?;
+        self.bias.with_floats(weights, |bias| {
+            let rows = y.chunks_exact_mut(features);
+            rows.for_each(|y| y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
+        })?;
+        Ok(Activations::from_host(y, features))
+    }
+
+    fn on_device(&self, weights: &Weights, x: Tensor<2>) -> Result<Tensor<2>, WeightError> {
+        let centred = x.clone() - x.mean_dim(1);
+        let variance = (centred.clone() * centred.clone()).mean_dim(1);
         let normed = centred / (variance + self.epsilon).sqrt();
         Ok(normed * self.scale.tensor(weights)? + self.bias.tensor(weights)?)
     }

@@ -1,6 +1,7 @@
 use std::f64::consts::TAU;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
+use smoke_burn::{Activations, Floats, Place, Weights};
 
 /// Which elements of a head are turned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,16 +56,29 @@ impl Rotary {
         self
     }
 
-    /// The rotation of a batch: `positions` of `batch` rows, one after another.
-    pub fn at(&self, positions: &[u32], batch: usize, device: &Device) -> Rotation {
-        let tokens = positions.len() / batch.max(1);
-        let shape = [batch, 1, tokens, self.frequencies.len()];
+    /// The rotation of the tokens at `positions`, one for each row of activations.
+    pub fn at(&self, positions: impl Iterator<Item = u32> + Clone, weights: &Weights) -> Rotation {
+        let half = self.frequencies.len();
+        let rows = positions.clone().count();
         let table = |function: fn(f64) -> f64| {
-            let angles = positions.iter().flat_map(|&p| self.frequencies.iter().map(move |f| f64::from(p) * f));
-            let values: Vec<f32> = angles.map(|angle| function(angle) as f32).collect();
-            Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+            let mut values = weights.floats(rows * half);
+            for (position, row) in positions.clone().zip(values.chunks_exact_mut(half)) {
+                for (value, frequency) in row.iter_mut().zip(&self.frequencies) {
+                    *value = function(f64::from(position) * frequency) as f32;
+                }
+            }
+            values
         };
-        Rotation { cos: table(f64::cos), sin: table(f64::sin), pairing: self.pairing }
+        let (cos, sin) = (table(f64::cos), table(f64::sin));
+        let tables = if weights.on_host() {
+            Tables::Host { cos, sin }
+        } else {
+            let tensor = |table: &[f32]| {
+                Tensor::from_data(TensorData::new(table.to_vec(), [rows, 1, half]), (weights.device(), DType::F32))
+            };
+            Tables::Device { cos: tensor(&cos), sin: tensor(&sin) }
+        };
+        Rotation { tables, half, pairing: self.pairing }
     }
 }
 
@@ -89,37 +103,78 @@ impl RopeScaling {
     }
 }
 
-/// Sines and cosines of the positions in one forward pass, shaped `[batch, 1, tokens, head_dim / 2]`.
-#[derive(Clone, Debug)]
+/// Sines and cosines of the positions in one forward pass.
+#[derive(Debug)]
 pub struct Rotation {
-    cos: Tensor<4>,
-    sin: Tensor<4>,
+    tables: Tables,
+    half: usize,
     pairing: Pairing,
 }
 
+#[derive(Debug)]
+enum Tables {
+    /// Each `[rows, half]`.
+    Host { cos: Floats, sin: Floats },
+    /// Each `[rows, 1, half]`.
+    Device { cos: Tensor<3>, sin: Tensor<3> },
+}
+
 impl Rotation {
-    /// Turns the heads of `x`, shaped `[batch, heads, tokens, head_dim]`.
-    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, heads, tokens, dim] = x.dims();
-        let half = dim / 2;
-        let turn = |a: Tensor<4>, b: Tensor<4>| {
-            let first = a.clone() * self.cos.clone() - b.clone() * self.sin.clone();
-            (first, b * self.cos.clone() + a * self.sin.clone())
+    /// Turns every head of `x`, `[rows, heads · head_dim]`.
+    ///
+    /// # Panics
+    /// If `x` has another number of rows than there were positions, or lies on another device.
+    pub fn apply(&self, x: Activations) -> Activations {
+        let features = x.features();
+        match (&self.tables, x.place()) {
+            (Tables::Host { cos, sin }, Place::Host(mut x)) => {
+                let tables = cos.chunks_exact(self.half).zip(sin.chunks_exact(self.half));
+                for (row, (cos, sin)) in x.chunks_exact_mut(features).zip(tables) {
+                    for head in row.chunks_exact_mut(2 * self.half) {
+                        self.turn(head, cos, sin);
+                    }
+                }
+                Activations::from_host(x, features)
+            }
+            (Tables::Device { cos, sin }, Place::Device(x)) => Activations::from_tensor(self.on_device(x, cos, sin)),
+            _ => panic!("activations on another device than their rotation"),
+        }
+    }
+
+    fn turn(&self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+        let turn = |a: &mut f32, b: &mut f32, cos: f32, sin: f32| (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        let angles = cos.iter().zip(sin);
+        match self.pairing {
+            Pairing::Halves => {
+                let (a, b) = head.split_at_mut(self.half);
+                a.iter_mut().zip(b).zip(angles).for_each(|((a, b), (&cos, &sin))| turn(a, b, cos, sin));
+            }
+            Pairing::Neighbours => {
+                let pairs = head.as_chunks_mut::<2>().0.iter_mut();
+                pairs.zip(angles).for_each(|([a, b], (&cos, &sin))| turn(a, b, cos, sin));
+            }
+        }
+    }
+
+    fn on_device(&self, x: Tensor<2>, cos: &Tensor<3>, sin: &Tensor<3>) -> Tensor<2> {
+        let ([rows, features], half) = (x.dims(), self.half);
+        let heads = features / (2 * half);
+        let turn = |a: Tensor<3>, b: Tensor<3>| {
+            let first = a.clone() * cos.clone() - b.clone() * sin.clone();
+            (first, b * cos.clone() + a * sin.clone())
         };
         match self.pairing {
             Pairing::Halves => {
-                let a = x.clone().slice([0..batch, 0..heads, 0..tokens, 0..half]);
-                let b = x.slice([0..batch, 0..heads, 0..tokens, half..dim]);
-                let (a, b) = turn(a, b);
-                Tensor::cat(vec![a, b], 3)
+                let x: Tensor<3> = x.reshape([rows, heads, 2 * half]);
+                let side = |start: usize| x.clone().slice([0..rows, 0..heads, start..start + half]);
+                let (a, b) = turn(side(0), side(half));
+                Tensor::cat(vec![a, b], 2).reshape([rows, features])
             }
             Pairing::Neighbours => {
-                let pairs: Tensor<5> = x.reshape([batch, heads, tokens, half, 2]);
-                let side = |i: usize| {
-                    pairs.clone().slice([0..batch, 0..heads, 0..tokens, 0..half, i..i + 1]).squeeze_dim::<4>(4)
-                };
+                let pairs: Tensor<4> = x.reshape([rows, heads, half, 2]);
+                let side = |i: usize| pairs.clone().slice([0..rows, 0..heads, 0..half, i..i + 1]).squeeze_dim::<3>(3);
                 let (a, b) = turn(side(0), side(1));
-                Tensor::<4>::stack::<5>(vec![a, b], 4).reshape([batch, heads, tokens, dim])
+                Tensor::<3>::stack::<4>(vec![a, b], 3).reshape([rows, features])
             }
         }
     }
