@@ -40,6 +40,7 @@ mod isa;
 mod kernels;
 mod matrix;
 mod output;
+mod pool;
 mod scratch;
 mod threads;
 

@@ -188,7 +188,7 @@ impl<'a> PackedMatrix<'a> {
 
     /// Cuts the rows and their results into pieces and runs `run` for each, on all threads. How many pieces depends on the
     /// number of threads, the result of a row does not.
-    fn for_each_rows(&self, y: &Output<'_>, run: impl Fn(&[u8], &mut Piece<'_>) + Sync + Send) {
+    fn for_each_rows(&self, y: &Output<'_>, run: impl Fn(&[u8], &mut Piece<'_>) + Sync) {
         let rows = if self.is_serial() {
             self.rows
         } else {
