@@ -95,14 +95,14 @@ impl<'a> PackedMatrix<'a> {
         }
         let y = Output::new(y, tokens, y_stride, self.rows);
         let shape = self.shape();
-        if tokens <= SINGLE_TOKENS {
-            self.with_arranged(kernels, x, |x| {
-                self.for_each_rows(&y, |bytes, y| self.single_tokens(kernels, bytes, x, y));
-            });
-        } else if let Some(integers) = kernels.integer(self.encoding) {
+        if let Some(integers) = kernels.integer(self.encoding) {
             with_scratch(Quantized::words(x.len()), |words: &mut [u32]| {
                 let x = Quantized::new(integers, self.encoding, x, self.columns, words);
                 self.for_each_rows(&y, |bytes, y| kernels::integer_product(integers, &shape, bytes, x, y));
+            });
+        } else if tokens <= SINGLE_TOKENS {
+            self.with_arranged(kernels, x, |x| {
+                self.for_each_rows(&y, |bytes, y| self.single_tokens(kernels, bytes, x, y));
             });
         } else {
             self.for_each_rows(&y, |bytes, y| kernels::product(kernels, &shape, bytes, x, y));

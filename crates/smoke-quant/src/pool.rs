@@ -10,15 +10,16 @@ use std::cell::UnsafeCell;
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a helper looks for work before it sleeps: some times what lies between two products of a small model. Longer
-/// would take the processor from threads that have something to do.
-const SPIN: Duration = Duration::from_micros(50);
-/// Looks between two looks at the clock, and before a waiting caller offers its processor to others.
-const LOOKS: u32 = 64;
+/// How long a helper looks for work before it sleeps: more than what lies between two products of a pass. Waking up takes
+/// tens of microseconds, as long as a product of a small model.
+const SPIN: Duration = Duration::from_micros(200);
+/// Looks after which a helper looks at the clock, and a thread that waits offers its processor to others: to one that
+/// completes reads, or to the very thread that is waited for.
+const LOOKS: u32 = 256;
 
 /// A function over pieces.
 type Run<'a> = &'a (dyn Fn(usize) + Sync);
@@ -41,9 +42,8 @@ struct Helper {
 struct Job {
     state: State,
     run: UnsafeCell<Option<Run<'static>>>,
-    pieces: AtomicUsize,
-    /// The next piece to be taken.
-    next: Line<AtomicUsize>,
+    /// What each thread begins with, the caller first: neighbouring pieces, so that it reads memory in order.
+    shares: RwLock<Vec<Share>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -53,10 +53,21 @@ unsafe impl Sync for Job {}
 // SAFETY: the function in `run` is `Sync`, so any thread may hold the reference.
 unsafe impl Send for Job {}
 
-/// Keeps a value that all threads write to from sharing its cache line.
+/// Pieces of which one thread takes all, but for those that others take when they have none left. On a cache line of its
+/// own, as all threads write to it.
 #[derive(Default)]
 #[repr(align(64))]
-struct Line<T>(T);
+struct Share {
+    next: AtomicUsize,
+    end: AtomicUsize,
+}
+
+impl Share {
+    fn take(&self) -> Option<usize> {
+        let piece = self.next.fetch_add(1, Ordering::Relaxed);
+        (piece < self.end.load(Ordering::Relaxed)).then_some(piece)
+    }
+}
 
 /// The number of the job in the upper half; below it how many helpers may join, whether any still may, and how many have
 /// joined and not left.
@@ -89,7 +100,7 @@ impl State {
 
     /// Whether helper `index` may join a job other than the one with the number `last`.
     fn is_new(state: u64, index: usize, last: u64) -> bool {
-        let wanted = (state & (1 << NUMBER) - 1) >> WANTED;
+        let wanted = (state & ((1 << NUMBER) - 1)) >> WANTED;
         state & OPEN != 0 && (index as u64) < wanted && state >> NUMBER != last
     }
 
@@ -111,22 +122,35 @@ impl State {
 }
 
 impl Job {
-    /// Takes pieces until there are no more.
-    fn work(&self, run: Run<'_>) {
-        loop {
-            let piece = self.next.0.fetch_add(1, Ordering::Relaxed);
-            if piece >= self.pieces.load(Ordering::Relaxed) {
-                break;
+    /// Takes the pieces of a share until there are no more, then those of the others.
+    fn work(&self, run: Run<'_>, share: usize) {
+        let shares = self.shares.read().unwrap_or_else(PoisonError::into_inner);
+        let (before, own) = shares.split_at(share.min(shares.len()));
+        for share in own.iter().chain(before) {
+            while let Some(piece) = share.take() {
+                run(piece);
             }
-            run(piece);
+        }
+    }
+
+    /// Cuts pieces into shares for so many threads.
+    fn share_out(&self, pieces: usize, threads: usize) {
+        let mut shares = self.shares.write().unwrap_or_else(PoisonError::into_inner);
+        if shares.len() < threads {
+            shares.resize_with(threads, Share::default);
+        }
+        for (i, share) in shares.iter_mut().enumerate() {
+            let bound = |i: usize| pieces * i.min(threads) / threads;
+            *share.next.get_mut() = bound(i);
+            *share.end.get_mut() = bound(i + 1);
         }
     }
 
     /// What a helper does with a job that it has joined.
-    fn help(&self) {
+    fn help(&self, index: usize) {
         // SAFETY: the caller wrote it before it opened the job, and does not write it again before this helper leaves.
         let run = unsafe { *self.run.get() }.expect("an open job has a function");
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work(run))) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work(run, index + 1))) {
             *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
         }
         self.state.leave();
@@ -139,12 +163,13 @@ impl Job {
             while start.elapsed() < SPIN {
                 for _ in 0..LOOKS {
                     if let Some(number) = self.state.join(index, last) {
-                        self.help();
+                        self.help(index);
                         last = number;
                         break;
                     }
                     spin_loop();
                 }
+                thread::yield_now();
             }
             asleep.store(true, Ordering::SeqCst);
             if !State::is_new(self.state.0.load(Ordering::SeqCst), index, last) {
@@ -196,8 +221,7 @@ impl Pool {
         // SAFETY: only the lifetime changes. The reference is used by helpers that have joined, and `Closing` waits until
         // they have left before this function ends, in whatever way. No other thread writes it, by the lock.
         unsafe { *self.job.run.get() = Some(std::mem::transmute::<Run<'_>, Run<'static>>(run)) };
-        self.job.pieces.store(pieces, Ordering::Relaxed);
-        self.job.next.0.store(0, Ordering::Relaxed);
+        self.job.share_out(pieces, wanted + 1);
         self.job.state.open(wanted);
         let closing = Closing(&self.job);
         for helper in helpers.iter().take(wanted) {
@@ -205,7 +229,7 @@ impl Pool {
                 helper.thread.unpark();
             }
         }
-        self.job.work(run);
+        self.job.work(run, 0);
         drop(closing);
         let panic = self.job.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panic {

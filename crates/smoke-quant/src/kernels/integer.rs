@@ -22,6 +22,8 @@ pub(super) const GROUP: usize = 32;
 pub(super) const ROWS: usize = 16;
 /// Tokens of a tile: what lies together, and is multiplied together.
 pub(super) const TILE: usize = 8;
+/// Up to so many tokens go without a panel.
+pub(super) const FEW: usize = 4;
 /// Groups of a panel, a multiple of the groups of every block. A panel and the elements of a tile fill two thirds of a
 /// first-level cache of 32 KiB.
 pub(super) const PANEL_GROUPS: usize = 16;
@@ -62,27 +64,34 @@ impl Layout {
         };
         vectors * ROWS
     }
+}
 
-    /// What a code stands above.
-    pub(super) fn offset(self) -> i32 {
-        match self {
-            Self::Offset(offset) | Self::HalfOffset(offset) => offset,
-            Self::Bias => 0,
-        }
-    }
+fn layout_of(encoding: Encoding) -> Layout {
+    Layout::of(encoding).expect("only encodings with a layout are multiplied in integers")
 }
 
 /// What an instruction set does in integers.
 pub(crate) trait IntegerKernels: Sync {
     /// Rounds a token. Its group `g` takes the [`TOKEN_WORDS`] from `g * stride` on: eight words of high bytes, eight of
-    /// (signed) low bytes, the scale, the scale times the sum of the integers, both as bits of an f32; then -`offset`
-    /// times the sum of the integers of the whole group and of its second half.
-    fn quantize(&self, x: &[f32], offset: i32, stride: usize, words: &mut [u32]);
+    /// (signed) low bytes, the scale, the scale times the sum of the integers, both as bits of an f32; then what the
+    /// offset of the codes adds to the sum of products, negative: for the whole group and 0, or for each half.
+    fn quantize(&self, x: &[f32], layout: Layout, stride: usize, words: &mut [u32]);
 
     /// Unpacks [`ROWS`] rows of whole blocks. A group takes [`Layout::panel_words`]: for each four elements a word of
     /// codes for every row, then the scales of the rows as bits of an f32, then the scales of the second half or the
-    /// biases, if there are any. What lies `ahead` bytes further in each row is prefetched.
+    /// biases, if there are any. As many bytes as are read, from `ahead` bytes behind the start of the first row on, are
+    /// prefetched.
     fn unpack(&self, encoding: Encoding, rows: &[&[u8]; ROWS], ahead: usize, panel: &mut [u32]);
+
+    /// What [`unpack`](Self::unpack) and then [`multiply`](Self::multiply) give, for at most [`FEW`] tokens.
+    fn multiply_few(
+        &self,
+        encoding: Encoding,
+        rows: &[&[u8]; ROWS],
+        ahead: usize,
+        tile: &[u32],
+        sums: &mut [[f32; ROWS]],
+    );
 
     /// Adds the products of a panel with a tile of at most [`TILE`] tokens, as many as `sums` has elements, to `sums`.
     fn multiply(&self, layout: Layout, panel: &[u32], tile: &[u32], sums: &mut [[f32; ROWS]]);
@@ -110,12 +119,12 @@ impl<'a> Quantized<'a> {
         columns: usize,
         words: &'a mut [u32],
     ) -> Self {
-        let offset = Layout::of(encoding).map_or(0, Layout::offset);
+        let layout = layout_of(encoding);
         let tiles = x.chunks(TILE * columns).zip(words.chunks_mut(TILE * Self::words(columns)));
         for (x, words) in tiles {
             let stride = x.len() / columns * TOKEN_WORDS;
             for (t, x) in x.chunks_exact(columns).enumerate() {
-                kernels.quantize(x, offset, stride, &mut words[t * TOKEN_WORDS..]);
+                kernels.quantize(x, layout, stride, &mut words[t * TOKEN_WORDS..]);
             }
         }
         Self { words, tokens: x.len() / columns, groups: columns / GROUP }
@@ -131,7 +140,7 @@ impl<'a> Quantized<'a> {
 
 /// Multiplies tokens by the rows in `bytes`; `y` has an element of each token for each row.
 pub(crate) fn product(kernels: &dyn IntegerKernels, shape: &Shape, bytes: &[u8], x: Quantized<'_>, y: &mut Piece<'_>) {
-    let layout = Layout::of(shape.encoding).expect("only encodings with a layout are multiplied in integers");
+    let layout = layout_of(shape.encoding);
     let rows = y.width();
     let row = |r: usize| &bytes[r.min(rows - 1) * shape.row_bytes..][..shape.row_bytes];
     with_scratch(PANEL_GROUPS * layout.panel_words(), |panel: &mut [u32]| {
@@ -143,9 +152,13 @@ pub(crate) fn product(kernels: &dyn IntegerKernels, shape: &Shape, bytes: &[u8],
                     let groups = start..x.groups.min(start + PANEL_GROUPS);
                     let within = shape.bytes_of(start * GROUP, groups.len() * GROUP);
                     let rows_within = std::array::from_fn(|r| &row(first + r)[within.clone()]);
-                    // After the last panel of these rows comes the first one of the next rows.
-                    let last = groups.end == x.groups;
-                    let ahead = if last { ROWS * shape.row_bytes - within.start } else { within.len() };
+                    // While these rows are read, chunk by chunk, the next ones are fetched in the order of memory.
+                    let ahead = ROWS * shape.row_bytes + (ROWS - 1) * within.start;
+                    if x.tokens <= FEW {
+                        let tile = x.tile(0, groups);
+                        kernels.multiply_few(shape.encoding, &rows_within, ahead, tile, sums);
+                        continue;
+                    }
                     let panel = &mut panel[..groups.len() * layout.panel_words()];
                     kernels.unpack(shape.encoding, &rows_within, ahead, panel);
                     for (t, sums) in sums.chunks_mut(TILE).enumerate() {

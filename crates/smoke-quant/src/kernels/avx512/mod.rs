@@ -4,10 +4,11 @@
 //! [`Avx512::detect`], and only its methods call what is compiled for them. What gains nothing by wider registers is left
 //! to [`Avx2`].
 
+mod codes;
 mod quantize;
 mod register;
+mod rows;
 mod tile;
-mod unpack;
 
 use std::arch::is_x86_feature_detected;
 use std::sync::OnceLock;
@@ -91,14 +92,26 @@ impl Kernels for Avx512 {
 }
 
 impl IntegerKernels for Avx512 {
-    fn quantize(&self, x: &[f32], offset: i32, stride: usize, words: &mut [u32]) {
+    fn quantize(&self, x: &[f32], layout: Layout, stride: usize, words: &mut [u32]) {
         // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
-        unsafe { quantize::quantize(x, offset, stride, words) }
+        unsafe { quantize::quantize(x, layout, stride, words) }
     }
 
     fn unpack(&self, encoding: Encoding, rows: &[&[u8]; ROWS], ahead: usize, panel: &mut [u32]) {
         // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
-        unsafe { unpack::unpack(encoding, rows, ahead, panel) }
+        unsafe { rows::unpack(encoding, rows, ahead, panel) }
+    }
+
+    fn multiply_few(
+        &self,
+        encoding: Encoding,
+        rows: &[&[u8]; ROWS],
+        ahead: usize,
+        tile: &[u32],
+        sums: &mut [[f32; ROWS]],
+    ) {
+        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+        unsafe { rows::multiply_few(encoding, rows, ahead, tile, sums) }
     }
 
     fn multiply(&self, layout: Layout, panel: &[u32], tile: &[u32], sums: &mut [[f32; ROWS]]) {

@@ -3,10 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::register::{load_floats, store_quarter};
-use crate::kernels::integer::{GROUP, LARGEST, TOKEN_WORDS};
+use crate::kernels::integer::{GROUP, LARGEST, Layout, TOKEN_WORDS};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn quantize(x: &[f32], offset: i32, stride: usize, words: &mut [u32]) {
+pub(super) fn quantize(x: &[f32], layout: Layout, stride: usize, words: &mut [u32]) {
     for (x, words) in x.as_chunks::<GROUP>().0.iter().zip(words.chunks_mut(stride)) {
         let words: &mut [u32; TOKEN_WORDS] = words.first_chunk_mut().expect("a group has room");
         let halves = x.as_chunks::<16>().0;
@@ -28,7 +28,12 @@ pub(super) fn quantize(x: &[f32], offset: i32, stride: usize, words: &mut [u32])
         let sums = [a, b].map(|half| _mm512_reduce_add_epi32(half));
         words[16] = scale.to_bits();
         words[17] = (scale * (sums[0] + sums[1]) as f32).to_bits();
-        words[18] = (-offset * (sums[0] + sums[1])).cast_unsigned();
-        words[19] = (-offset * sums[1]).cast_unsigned();
+        let [first, second] = match layout {
+            Layout::Offset(offset) => [-offset * (sums[0] + sums[1]), 0],
+            Layout::HalfOffset(offset) => sums.map(|sum| -offset * sum),
+            Layout::Bias => [0, 0],
+        };
+        words[18] = first.cast_unsigned();
+        words[19] = second.cast_unsigned();
     }
 }

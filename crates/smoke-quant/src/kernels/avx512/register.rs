@@ -32,13 +32,6 @@ pub(super) fn store_floats(to: &mut [f32; 16], floats: __m512) {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn load_halves(from: &[u16; 16]) -> __m512 {
-    // SAFETY: the reference covers the 32 bytes that are read; the instruction wants no alignment.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
 pub(super) fn load_quarter(from: &[u8; 16]) -> __m128i {
     // SAFETY: the reference covers the 16 bytes that are read; the instruction wants no alignment.
     unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
@@ -66,9 +59,9 @@ pub(super) fn broadcast_float(bits: u32) -> __m512 {
     _mm512_castsi512_ps(broadcast(bits))
 }
 
-/// Asks for the memory that lies `ahead` bytes behind the start of `block`; where there is none, nothing happens.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn prefetch(block: &[u8], ahead: usize) {
-    _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(ahead).cast());
+/// Asks for a line of memory to be brought into the second-level cache; where there is none, nothing happens.
+#[inline(always)]
+pub(super) fn prefetch<T>(line: *const T) {
+    // SAFETY: every x86-64 processor has the instruction, and whatever the address, the program sees nothing of it.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
 }
