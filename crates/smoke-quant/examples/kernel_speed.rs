@@ -1,15 +1,16 @@
-//! Measures the kernels: GB/s of packed weights for one token, beside the rate of a plain sum over the same memory, and
-//! GFLOP/s for 64 tokens.
+//! Measures the kernels beside the rate at which this machine's memory can be read at all.
 //!
-//! `cargo run --release -p smoke-quant --example kernel_speed [-- ROUNDS [TOKENS [ENCODING]]]`
+//! `cargo run --release -p smoke-quant --example kernel_speed -- [--json] [--rounds N] [--threads N] [--isa NAME]
+//! [--encodings NAME,NAME]`
 //!
-//! Each figure is the best of ROUNDS rounds (default 7); rounds go over all encodings in turn, so that a machine busy with
-//! something else for a while disturbs no single one.
+//! For one token the figure is GB/s of packed weights and its share of the rate of a plain sum over the same memory, by
+//! the same number of threads, in the same round. For 2 to 8 tokens it is the time in units of that of one token, for 64
+//! it is 10⁹ multiplications and additions per second. Each figure is the best of the rounds; rounds go over all encodings
+//! in turn, so that a machine busy with something else for a while disturbs no single one.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use rayon::prelude::*;
 use smoke_core::Encoding;
 use smoke_quant::{Isa, PackedMatrix};
 
@@ -17,7 +18,10 @@ const COLUMNS: usize = 4096;
 /// Far beyond any cache that a few cores have.
 const STREAMED_BYTES: usize = 256 << 20;
 /// Rows of the matrix for many tokens: what matters there is arithmetic.
-const SHARED_ROWS: usize = 1024;
+const SHARED_ROWS: usize = 2048;
+const SHARED_TOKENS: usize = 64;
+/// Tokens that stream the whole matrix.
+const FEW: [usize; 4] = [1, 2, 4, 8];
 const ENCODINGS: [Encoding; 12] = [
     Encoding::F64,
     Encoding::F32,
@@ -33,53 +37,83 @@ const ENCODINGS: [Encoding; 12] = [
     Encoding::Q6_K,
 ];
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |i: usize, default: usize| arguments.get(i).map_or(default, |a| a.parse().expect("a number"));
-    let (rounds, tokens) = (number(0, 7), number(1, 64));
-    let wanted = |e: &Encoding| arguments.get(2).is_none_or(|name| e.to_string() == *name);
-    let encodings: Vec<Encoding> = ENCODINGS.into_iter().filter(wanted).collect();
+struct Options {
+    json: bool,
+    rounds: usize,
+    threads: usize,
+    isa: Isa,
+    encodings: Vec<Encoding>,
+}
 
+/// The best of an encoding, in seconds.
+struct Best {
+    few: [f64; FEW.len()],
+    shared: f64,
+}
+
+fn main() {
+    let options = options();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build().expect("threads can be started");
+    let (memory, best) = pool.install(|| measure(&options));
+    if options.json { print_json(&options, memory, &best) } else { print_table(&options, memory, &best) }
+}
+
+fn options() -> Options {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut options = Options { json: false, rounds: 7, threads, isa: Isa::best(), encodings: ENCODINGS.to_vec() };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} wants a value"));
+        match argument.as_str() {
+            "--json" => options.json = true,
+            "--rounds" => options.rounds = value().parse().expect("a number of rounds"),
+            "--threads" => options.threads = value().parse().expect("a number of threads"),
+            "--isa" => {
+                let name = value();
+                let isa = Isa::available().iter().find(|isa| format!("{isa:?}") == name);
+                options.isa = *isa.unwrap_or_else(|| panic!("{name} is none of {:?}", Isa::available()));
+            }
+            "--encodings" => {
+                let names = value();
+                options.encodings.retain(|e| names.split(',').any(|name| name == e.to_string()));
+            }
+            other => panic!("{other} is no option; see the head of this example"),
+        }
+    }
+    options
+}
+
+/// The seconds that a plain sum over [`STREAMED_BYTES`] takes, and those of each encoding.
+fn measure(options: &Options) -> (f64, Vec<Best>) {
     // Bytes below 0x38 make small finite numbers of whatever they are read as, scales included.
     let bytes: Vec<u8> =
         (0..STREAMED_BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as u8 % 0x38).collect();
-    let x: Vec<f32> = (0..COLUMNS * tokens).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
-    println!("{:?}, {COLUMNS} columns, best of {rounds}", Isa::best());
-
-    for threads in [1, 2] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
-        let mut streamed = vec![0.0_f64; encodings.len()];
-        let mut computed = vec![0.0_f64; encodings.len()];
-        let mut memory = 0.0_f64;
-        pool.install(|| {
-            for _ in 0..rounds {
-                memory = memory.max(bytes.len() as f64 / seconds(|| _ = black_box(plain_sum(&bytes))));
-                for (i, &encoding) in encodings.iter().enumerate() {
-                    let row_bytes = encoding.bytes_for(COLUMNS as u64).expect("whole blocks") as usize;
-                    let rows = bytes.len() / row_bytes;
-                    let used = &bytes[..rows * row_bytes];
-                    let matrix = PackedMatrix::new(encoding, rows, COLUMNS, used).expect("the shape fits");
-                    let mut y = vec![0.0; rows];
-                    let time = seconds(|| matrix.multiply(&x[..COLUMNS], black_box(&mut y), rows));
-                    streamed[i] = streamed[i].max(used.len() as f64 / time);
-
-                    let used = &bytes[..SHARED_ROWS * row_bytes];
-                    let matrix = PackedMatrix::new(encoding, SHARED_ROWS, COLUMNS, used).expect("the shape fits");
-                    let mut y = vec![0.0; SHARED_ROWS * tokens];
-                    let time = seconds(|| matrix.multiply(&x, black_box(&mut y), SHARED_ROWS));
-                    computed[i] = computed[i].max((2 * SHARED_ROWS * COLUMNS * tokens) as f64 / time);
-                }
+    let x: Vec<f32> = (0..COLUMNS * SHARED_TOKENS).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
+    let mut y = vec![0.0; STREAMED_BYTES / 1024 * FEW[FEW.len() - 1]];
+    let mut memory = f64::INFINITY;
+    let mut best: Vec<Best> =
+        options.encodings.iter().map(|_| Best { few: [f64::INFINITY; FEW.len()], shared: f64::INFINITY }).collect();
+    for _ in 0..options.rounds {
+        memory = memory.min(seconds(|| _ = black_box(plain_sum(&bytes, options.threads))));
+        for (&encoding, best) in options.encodings.iter().zip(&mut best) {
+            let row_bytes = row_bytes(encoding);
+            let mut time = |rows: usize, tokens: usize| {
+                let matrix = PackedMatrix::new(encoding, rows, COLUMNS, &bytes[..rows * row_bytes]);
+                let matrix = matrix.expect("the shape fits");
+                let (x, y) = (&x[..tokens * COLUMNS], &mut y[..tokens * rows]);
+                seconds(|| matrix.multiply_with(options.isa, x, black_box(y), rows))
+            };
+            for (tokens, best) in FEW.into_iter().zip(&mut best.few) {
+                *best = best.min(time(STREAMED_BYTES / row_bytes, tokens));
             }
-        });
-        println!("\n{threads} thread(s); plain sum over memory: {:.1} GB/s", memory / 1e9);
-        println!("encoding   1 token, GB/s   of memory   Gweights/s   {tokens} tokens, GFLOP/s");
-        for (i, encoding) in encodings.iter().enumerate() {
-            let per_weight = encoding.block_bytes() as f64 / encoding.block_elements() as f64;
-            let (rate, flops) = (streamed[i] / 1e9, computed[i] / 1e9);
-            let share = 100.0 * streamed[i] / memory;
-            println!("{:8} {rate:15.1} {share:9.0} % {:12.1} {flops:20.1}", encoding.to_string(), rate / per_weight);
+            best.shared = best.shared.min(time(SHARED_ROWS, SHARED_TOKENS));
         }
     }
+    (memory, best)
+}
+
+fn row_bytes(encoding: Encoding) -> usize {
+    encoding.bytes_for(COLUMNS as u64).expect("whole blocks") as usize
 }
 
 fn seconds(work: impl FnOnce()) -> f64 {
@@ -88,16 +122,85 @@ fn seconds(work: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Reads everything once and does next to nothing with it.
-fn plain_sum(bytes: &[u8]) -> u64 {
-    let piece = |bytes: &[u8]| {
-        let mut sums = [0_u64; 16];
-        for line in bytes.as_chunks::<8>().0.as_chunks::<16>().0 {
+/// Rates of an encoding: GB/s and share of memory's rate for one token, times of few tokens, GMAC/s of many.
+fn rates(encoding: Encoding, memory: f64, best: &Best) -> (f64, f64, [f64; FEW.len()], f64) {
+    let used = (STREAMED_BYTES / row_bytes(encoding) * row_bytes(encoding)) as f64;
+    let rate = used / best.few[0] / 1e9;
+    let multiplications = (SHARED_ROWS * COLUMNS * SHARED_TOKENS) as f64 / best.shared / 1e9;
+    (rate, rate / memory, best.few.map(|few| few / best.few[0]), multiplications)
+}
+
+fn print_table(options: &Options, memory: f64, best: &[Best]) {
+    let memory = STREAMED_BYTES as f64 / memory / 1e9;
+    let Options { isa, threads, rounds, .. } = options;
+    println!("{isa:?}, {threads} threads, {COLUMNS} columns, best of {rounds}; memory reads at {memory:.1} GB/s\n");
+    println!("encoding   1 token, GB/s   of memory   2, 4, 8 tokens: times 1 token   64 tokens, GMAC/s");
+    for (&encoding, best) in options.encodings.iter().zip(best) {
+        let (rate, share, [_, two, four, eight], many) = rates(encoding, memory, best);
+        let name = encoding.to_string();
+        let few = format!("{two:.2}  {four:.2}  {eight:.2}");
+        println!("{name:8} {rate:15.1} {:9.0} % {few:>31} {many:19.1}", 100.0 * share);
+    }
+}
+
+fn print_json(options: &Options, memory: f64, best: &[Best]) {
+    let memory = STREAMED_BYTES as f64 / memory / 1e9;
+    let encodings = options.encodings.iter().zip(best).map(|(&encoding, best)| {
+        let (rate, share, few, many) = rates(encoding, memory, best);
+        serde_json::json!({
+            "encoding": encoding.to_string(),
+            "one_token_gigabytes_per_second": rate,
+            "share_of_memory": share,
+            "tokens": FEW,
+            "times_one_token": few,
+            "many_tokens": SHARED_TOKENS,
+            "many_tokens_gigamacs_per_second": many,
+        })
+    });
+    let report = serde_json::json!({
+        "isa": format!("{:?}", options.isa),
+        "threads": options.threads,
+        "columns": COLUMNS,
+        "rounds": options.rounds,
+        "memory_gigabytes_per_second": memory,
+        "encodings": encodings.collect::<Vec<_>>(),
+    });
+    println!("{report:#}");
+}
+
+/// Reads everything once and does next to nothing with it, on `threads` threads with a piece of their own each.
+fn plain_sum(bytes: &[u8], threads: usize) -> u64 {
+    let piece = bytes.len().div_ceil(threads).next_multiple_of(4096);
+    std::thread::scope(|scope| {
+        let sums: Vec<_> = bytes.chunks(piece).map(|piece| scope.spawn(|| sum_lines(piece))).collect();
+        sums.into_iter().map(|sum| sum.join().expect("sums do not panic")).fold(0, u64::wrapping_add)
+    })
+}
+
+/// A sum of words in eight lanes, which the compiler makes vectors of.
+fn sum_lines(bytes: &[u8]) -> u64 {
+    let mut sums = [[0_u64; 8]; 4];
+    for page in bytes.as_chunks::<8>().0.as_chunks::<8>().0.as_chunks::<4>().0 {
+        prefetch(page.as_ptr().wrapping_byte_add(2048));
+        prefetch(page.as_ptr().wrapping_byte_add(2048 + 64));
+        prefetch(page.as_ptr().wrapping_byte_add(2048 + 128));
+        prefetch(page.as_ptr().wrapping_byte_add(2048 + 192));
+        for (sums, line) in sums.iter_mut().zip(page) {
             for (sum, word) in sums.iter_mut().zip(line) {
                 *sum = sum.wrapping_add(u64::from_le_bytes(*word));
             }
         }
-        sums.into_iter().fold(0_u64, u64::wrapping_add)
-    };
-    bytes.par_chunks(1 << 20).map(piece).reduce(|| 0, u64::wrapping_add)
+    }
+    sums.into_iter().flatten().fold(0_u64, u64::wrapping_add)
+}
+
+/// Asks for a line of memory where the target has an instruction for that.
+fn prefetch<T>(line: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program could see, and any address will do.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }

@@ -11,6 +11,9 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C: every such processor since 2015.
     Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI besides: Intel's since Ice Lake (servers: Cascade Lake), AMD's since
+    /// Zen 4.
+    Avx512,
 }
 
 impl Isa {
@@ -22,8 +25,13 @@ impl Isa {
     /// Those that this machine has, slowest first. The processor is asked once, the answer is kept.
     pub fn available() -> &'static [Self] {
         #[cfg(target_arch = "x86_64")]
-        if crate::kernels::Avx2::detect().is_some() {
-            return &[Self::Scalar, Self::Avx2];
+        {
+            if crate::kernels::Avx512::detect().is_some() {
+                return &[Self::Scalar, Self::Avx2, Self::Avx512];
+            }
+            if crate::kernels::Avx2::detect().is_some() {
+                return &[Self::Scalar, Self::Avx2];
+            }
         }
         &[Self::Scalar]
     }
@@ -41,6 +49,13 @@ impl Isa {
                     return kernels;
                 }
                 panic!("this machine has no AVX2, FMA and F16C: ask Isa::available()");
+            }
+            Self::Avx512 => {
+                #[cfg(target_arch = "x86_64")]
+                if let Some(kernels) = crate::kernels::Avx512::detect() {
+                    return kernels;
+                }
+                panic!("this machine has no AVX-512 F, BW, DQ, VL and VNNI: ask Isa::available()");
             }
         }
     }

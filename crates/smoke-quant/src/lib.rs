@@ -39,7 +39,10 @@ mod error;
 mod isa;
 mod kernels;
 mod matrix;
+mod output;
+mod pool;
 mod scratch;
+mod threads;
 
 pub use decode::{decode, decode_with};
 pub use encode::encode;

@@ -1,15 +1,17 @@
-use rayon::prelude::*;
 use smoke_core::Encoding;
 
 use crate::error::bytes_for;
-use crate::kernels::{Kernels, Shape, product, transposed};
+use crate::kernels::{self, Kernels, Quantized, Shape};
+use crate::output::{Output, Piece, assert_strided};
 use crate::scratch::with_scratch;
-use crate::{Isa, PackedError};
+use crate::{Isa, PackedError, threads};
 
 /// Below so many weights a product runs on the calling thread: waking another one costs more than it saves.
 const SERIAL_WEIGHTS: usize = 1 << 15;
 /// Pieces per thread, so that a thread that lost its core for a while does not hold up the others.
 const PIECES_PER_THREAD: usize = 8;
+/// Pieces are whole panels of every instruction set.
+const PIECE_ROWS: usize = 16;
 /// Up to so many tokens are multiplied one by one, while the rows are in the cache; more share unpacked panels.
 const SINGLE_TOKENS: usize = 2;
 /// Packed bytes that single tokens share while they are in the first-level cache.
@@ -70,8 +72,8 @@ impl<'a> PackedMatrix<'a> {
     ///
     /// `x` is dense, `[tokens, columns]`. What lies in `y` between the rows of two tokens is left as it is, so several
     /// matrices can write side by side into one output. Matrices from 32 Ki weights on use the threads of the current
-    /// rayon pool. For one token nothing is allocated, but for a scratch of the size of `x` that each thread keeps; for
-    /// many, each thread keeps up to 300 KiB, and the call a list of slices of `y`.
+    /// rayon pool. Nothing is allocated but scratch that each thread keeps for
+    /// the next call: some 300 KiB, and on the calling thread three times the size of `x`.
     ///
     /// # Panics
     /// If `x` is no whole number of tokens, `y` is shorter than `(tokens - 1) * y_stride + rows`, or `y_stride` is less
@@ -91,35 +93,19 @@ impl<'a> PackedMatrix<'a> {
         if tokens == 0 || self.rows == 0 {
             return;
         }
-        assert_strided(y.len(), tokens, y_stride, self.rows);
-        if tokens == 1 {
-            let rows = self.rows_per_piece(1);
-            return self.arranged(kernels, x, |x| {
-                self.for_each_piece(&mut y[..self.rows], rows, |bytes, y| kernels.dot_rows(self.encoding, bytes, x, y));
+        let y = Output::new(y, tokens, y_stride, self.rows);
+        let shape = self.shape();
+        if let Some(integers) = kernels.integer(self.encoding) {
+            with_scratch(Quantized::words(x.len()), |words: &mut [u32]| {
+                let x = Quantized::new(integers, self.encoding, x, self.columns, words);
+                self.for_each_rows(&y, |bytes, y| kernels::integer_product(integers, &shape, bytes, x, y));
             });
-        }
-        let rows = self.rows_per_piece(kernels.panel_rows());
-        let mut pieces = split_rows(y, tokens, y_stride, self.rows, rows);
-        let bytes = self.bytes.chunks(rows * self.row_bytes);
-        let shape = Shape { encoding: self.encoding, columns: self.columns, row_bytes: self.row_bytes };
-        if tokens <= SINGLE_TOKENS {
-            let shared_rows = (SHARED_BYTES / self.row_bytes).max(4);
-            let run = |x: &[f32]| {
-                let width = x.len() / tokens;
-                self.in_parallel(pieces.chunks_mut(tokens).zip(bytes).collect(), |(y, bytes)| {
-                    for (i, bytes) in bytes.chunks(shared_rows * self.row_bytes).enumerate() {
-                        let rows = i * shared_rows..i * shared_rows + bytes.len() / self.row_bytes;
-                        for (x, y) in x.chunks_exact(width).zip(y.iter_mut()) {
-                            kernels.dot_rows(self.encoding, bytes, x, &mut y[rows.clone()]);
-                        }
-                    }
-                });
-            };
-            self.arranged(kernels, x, run);
+        } else if tokens <= SINGLE_TOKENS {
+            self.with_arranged(kernels, x, |x| {
+                self.for_each_rows(&y, |bytes, y| self.single_tokens(kernels, bytes, x, y));
+            });
         } else {
-            self.in_parallel(pieces.chunks_mut(tokens).zip(bytes).collect(), |(y, bytes)| {
-                product(kernels, &shape, bytes, x, y);
-            });
+            self.for_each_rows(&y, |bytes, y| kernels::product(kernels, &shape, bytes, x, y));
         }
     }
 
@@ -148,21 +134,28 @@ impl<'a> PackedMatrix<'a> {
             return;
         }
         assert_strided(x.len(), tokens, x_stride, self.rows);
-        let shape = Shape { encoding: self.encoding, columns: self.columns, row_bytes: self.row_bytes };
+        let y = Output::new(y, tokens, self.columns, self.columns);
+        let shape = self.shape();
         let width = self.columns_per_piece();
-        let mut pieces = split_rows(y, tokens, self.columns, self.columns, width);
-        self.in_parallel(pieces.chunks_mut(tokens).enumerate().collect(), |(i, y)| {
-            transposed(kernels, &shape, self.bytes, i * width, x, x_stride, y);
+        threads::for_each(self.columns.div_ceil(width), |i| {
+            let columns = i * width..self.columns.min((i + 1) * width);
+            // SAFETY: `for_each` gives every piece once, and pieces do not overlap.
+            let mut y = unsafe { y.piece(columns.clone()) };
+            kernels::transposed(kernels, &shape, self.bytes, columns.start, x, x_stride, &mut y);
         });
     }
 
+    fn shape(&self) -> Shape {
+        Shape { encoding: self.encoding, columns: self.columns, row_bytes: self.row_bytes }
+    }
+
     /// Lends `run` the tokens of `x` in the order that the kernels of this encoding want.
-    fn arranged(&self, kernels: &dyn Kernels, x: &[f32], run: impl FnOnce(&[f32])) {
+    fn with_arranged(&self, kernels: &dyn Kernels, x: &[f32], run: impl FnOnce(&[f32])) {
         let len = kernels.arranged_len(self.encoding, self.columns);
         if len == 0 {
             return run(x);
         }
-        with_scratch(len * (x.len() / self.columns), |scratch| {
+        with_scratch(len * (x.len() / self.columns), |scratch: &mut [f32]| {
             for (x, arranged) in x.chunks_exact(self.columns).zip(scratch.chunks_exact_mut(len)) {
                 kernels.arrange(self.encoding, x, arranged);
             }
@@ -170,38 +163,44 @@ impl<'a> PackedMatrix<'a> {
         });
     }
 
-    fn is_serial(&self) -> bool {
-        self.rows.saturating_mul(self.columns) < SERIAL_WEIGHTS || rayon::current_num_threads() == 1
+    /// Multiplies a few tokens one by one by the rows in `bytes`, some rows at a time.
+    fn single_tokens(&self, kernels: &dyn Kernels, bytes: &[u8], x: &[f32], y: &mut Piece<'_>) {
+        let width = x.len() / y.tokens();
+        let rows = if y.tokens() == 1 { y.width() } else { (SHARED_BYTES / self.row_bytes).max(4) };
+        for (i, bytes) in bytes.chunks(rows * self.row_bytes).enumerate() {
+            let rows = i * rows..i * rows + bytes.len() / self.row_bytes;
+            for (t, x) in x.chunks_exact(width).enumerate() {
+                kernels.dot_rows(self.encoding, bytes, x, &mut y.token(t)[rows.clone()]);
+            }
+        }
     }
 
-    /// Rows that are one piece of work, a multiple of `multiple`. Depends on the number of threads, results do not.
-    fn rows_per_piece(&self, multiple: usize) -> usize {
-        if self.is_serial() {
-            return self.rows;
-        }
-        let pieces = rayon::current_num_threads() * PIECES_PER_THREAD;
-        let least = (SERIAL_WEIGHTS / 4).div_ceil(self.columns);
-        self.rows.div_ceil(pieces).max(least).next_multiple_of(multiple)
+    fn is_serial(&self) -> bool {
+        self.rows.saturating_mul(self.columns) < SERIAL_WEIGHTS || threads::count() == 1
     }
 
     /// Columns that are one piece of work: whole blocks, and whole cache lines of `y`.
     fn columns_per_piece(&self) -> usize {
         let multiple = (self.encoding.block_elements() as usize).max(64);
-        let pieces = if self.is_serial() { 1 } else { rayon::current_num_threads() * 2 };
+        let pieces = if self.is_serial() { 1 } else { threads::count() * 2 };
         self.columns.div_ceil(pieces).next_multiple_of(multiple)
     }
 
-    /// Cuts the rows and their results into pieces of `rows` rows: the way of one token, without a list of the pieces.
-    fn for_each_piece(&self, y: &mut [f32], rows: usize, run: impl Fn(&[u8], &mut [f32]) + Sync) {
-        if rows >= self.rows {
-            return run(self.bytes, y);
-        }
-        let bytes = self.bytes.par_chunks(rows * self.row_bytes);
-        bytes.zip(y.par_chunks_mut(rows)).for_each(|(bytes, y)| run(bytes, y));
-    }
-
-    fn in_parallel<T: Send>(&self, pieces: Vec<T>, run: impl Fn(T) + Sync + Send) {
-        if pieces.len() == 1 { pieces.into_iter().for_each(run) } else { pieces.into_par_iter().for_each(run) }
+    /// Cuts the rows and their results into pieces and runs `run` for each, on all threads. How many pieces depends on the
+    /// number of threads, the result of a row does not.
+    fn for_each_rows(&self, y: &Output<'_>, run: impl Fn(&[u8], &mut Piece<'_>) + Sync) {
+        let rows = if self.is_serial() {
+            self.rows
+        } else {
+            let least = (SERIAL_WEIGHTS / 4).div_ceil(self.columns);
+            self.rows.div_ceil(threads::count() * PIECES_PER_THREAD).max(least).next_multiple_of(PIECE_ROWS)
+        };
+        threads::for_each(self.rows.div_ceil(rows), |i| {
+            let rows = i * rows..self.rows.min((i + 1) * rows);
+            let bytes = &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
+            // SAFETY: `for_each` gives every piece once, and pieces do not overlap.
+            run(bytes, &mut unsafe { y.piece(rows) });
+        });
     }
 }
 
@@ -214,23 +213,4 @@ impl std::fmt::Debug for PackedMatrix<'_> {
             .field("columns", columns)
             .finish_non_exhaustive()
     }
-}
-
-fn assert_strided(len: usize, tokens: usize, stride: usize, width: usize) {
-    assert!(tokens == 1 || stride >= width, "a stride of {stride} is less than the {width} elements of a token");
-    let needed = (tokens - 1).checked_mul(stride).and_then(|start| start.checked_add(width));
-    assert!(needed.is_some_and(|needed| needed <= len), "{len} elements do not hold {tokens} tokens");
-}
-
-/// The first `width` elements of every token of `y`, cut into chunks of `chunk`: all tokens of the first chunk, then all
-/// of the second, and so on. Threads can write to different chunks at once.
-fn split_rows(y: &mut [f32], tokens: usize, stride: usize, width: usize, chunk: usize) -> Vec<&mut [f32]> {
-    let mut parts: Vec<&mut [f32]> = Vec::new();
-    parts.resize_with(tokens * width.div_ceil(chunk), Default::default);
-    for (t, token) in y.chunks_mut(stride.max(width)).take(tokens).enumerate() {
-        for (i, part) in token[..width].chunks_mut(chunk).enumerate() {
-            parts[i * tokens + t] = part;
-        }
-    }
-    parts
 }

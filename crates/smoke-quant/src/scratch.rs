@@ -1,25 +1,44 @@
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::thread::LocalKey;
 
-/// Floats in a cache line.
-const LINE: usize = 16;
+/// Bytes in a cache line.
+const LINE: usize = 64;
 
-thread_local! {
-    static SPARE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+/// What scratch is made of: 32-bit words of one type.
+pub(crate) trait Word: Copy + Default + 'static {
+    /// Where a thread keeps its scratch.
+    fn spare() -> &'static LocalKey<RefCell<Vec<Vec<Self>>>>;
 }
 
-/// Lends `use_it` `len` floats of scratch that start at a cache line; what they hold is left over from earlier uses.
-///
-/// A thread keeps its scratch, so that a steady state allocates nothing. While `use_it` waits for other threads, rayon may
-/// run another product on this one: that finds no spare scratch and makes its own, which is why the scratch is taken out
-/// of the thread-local and not borrowed.
-pub(crate) fn with_scratch<R>(len: usize, use_it: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut floats = SPARE.take();
-    if floats.len() < len + LINE {
-        floats.resize(len + LINE, 0.0);
+thread_local! {
+    static FLOATS: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static INTEGERS: RefCell<Vec<Vec<u32>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Word for f32 {
+    fn spare() -> &'static LocalKey<RefCell<Vec<Vec<Self>>>> {
+        &FLOATS
     }
-    let skipped = floats.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-    let result = use_it(&mut floats[skipped..skipped + len]);
-    SPARE.set(floats);
+}
+
+impl Word for u32 {
+    fn spare() -> &'static LocalKey<RefCell<Vec<Vec<Self>>>> {
+        &INTEGERS
+    }
+}
+
+/// Lends `use_it` `len` words of scratch that start at a cache line; what they hold is left over from earlier uses.
+///
+/// A thread keeps its scratch, one piece for each level of nesting, so that a steady state allocates nothing.
+pub(crate) fn with_scratch<W: Word, R>(len: usize, use_it: impl FnOnce(&mut [W]) -> R) -> R {
+    let mut words = W::spare().with_borrow_mut(Vec::pop).unwrap_or_default();
+    let line = LINE / size_of::<W>();
+    if words.len() < len + line {
+        words.resize(len + line, W::default());
+    }
+    let skipped = words.as_ptr().align_offset(LINE).min(line);
+    let result = use_it(&mut words[skipped..skipped + len]);
+    W::spare().with_borrow_mut(|spare| spare.push(words));
     result
 }
 
@@ -29,9 +48,9 @@ mod tests {
 
     #[test]
     fn nested_uses_do_not_share() {
-        with_scratch(5, |outer| {
+        with_scratch(5, |outer: &mut [f32]| {
             outer.fill(1.0);
-            with_scratch(9, |inner| inner.fill(2.0));
+            with_scratch(9, |inner: &mut [f32]| inner.fill(2.0));
             assert_eq!(outer, [1.0; 5]);
             assert_eq!(outer.as_ptr().align_offset(64), 0);
         });

@@ -1,18 +1,27 @@
 //! The arithmetic, one file or folder for each instruction set.
 //!
-//! An instruction set implements [`Kernels`]; what is common (cutting matrices into panels, threads, scratch) is written
-//! once above it. To add one: a file here, a variant of [`Isa`](crate::Isa), and the tests run on it by themselves. To
-//! add an encoding: a function in [`blocks`](crate::blocks); an instruction set without own code for it can go by that.
+//! An instruction set implements [`Kernels`], and [`IntegerKernels`] where its integer arithmetic is faster for many
+//! tokens; what is common (cutting matrices into panels, threads, scratch) is written once above it. To add one: a file
+//! here, a variant of [`Isa`](crate::Isa), and the tests run on it by themselves. To add an encoding: a function in
+//! [`blocks`](crate::blocks); an instruction set without own code for it can go by that.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod integer;
 mod panels;
 mod scalar;
 
 use smoke_core::Encoding;
 
+use crate::output::Piece;
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use integer::{IntegerKernels, Quantized, product as integer_product};
 pub(crate) use panels::{Shape, product, transposed};
 pub(crate) use scalar::Scalar;
 
@@ -37,12 +46,20 @@ pub(crate) trait Kernels: Sync {
     /// Rows of a panel for [`panel_dot`](Self::panel_dot) that stay in the first-level cache.
     fn panel_rows(&self) -> usize;
 
-    /// `y[t][first_row + r]` += `panel[r]` · `x[t]` for all rows of the panel and all tokens. The rows of both are `depth`
-    /// long, a multiple of 8, and dense.
-    fn panel_dot(&self, panel: &[f32], x: &[f32], depth: usize, first_row: usize, y: &mut [&mut [f32]]);
+    /// `y.token(first_token + t)[first_row + r]` += `panel[r]` · `x[t]` for all rows of the panel and all tokens of `x`.
+    /// The rows of both are `depth` long, a multiple of [`LANES`](panels::LANES), and dense.
+    fn panel_dot(
+        &self,
+        panel: &[f32],
+        x: &[f32],
+        depth: usize,
+        first_token: usize,
+        first_row: usize,
+        y: &mut Piece<'_>,
+    );
 
-    /// `y[t][first_column + c]` += Σ over rows `r` of the panel of `panel[r * width + c] * x[t * x_stride + r]`, for all
-    /// tokens.
+    /// `y.token(t)[first_column + c]` += Σ over rows `r` of the panel of `panel[r * width + c] * x[t * x_stride + r]`,
+    /// for all tokens.
     fn panel_scale(
         &self,
         panel: &[f32],
@@ -50,6 +67,11 @@ pub(crate) trait Kernels: Sync {
         x: &[f32],
         x_stride: usize,
         first_column: usize,
-        y: &mut [&mut [f32]],
+        y: &mut Piece<'_>,
     );
+
+    /// Integer arithmetic for many tokens, if it is faster than floats are.
+    fn integer(&self, _encoding: Encoding) -> Option<&dyn IntegerKernels> {
+        None
+    }
 }

@@ -1,7 +1,11 @@
 use smoke_core::Encoding;
 
 use super::Kernels;
+use crate::output::Piece;
 use crate::scratch::with_scratch;
+
+/// The widest register of floats: rows of panels are padded to whole ones.
+pub(super) const LANES: usize = 16;
 
 /// Columns of a panel: a multiple of every block.
 const DEPTH: usize = 512;
@@ -22,34 +26,35 @@ pub(crate) struct Shape {
 
 impl Shape {
     /// The bytes of `width` columns from `first` on, within a row; both are whole blocks.
-    fn columns_of_row(&self, first: usize, width: usize) -> std::ops::Range<usize> {
+    pub(super) fn bytes_of(&self, first: usize, width: usize) -> std::ops::Range<usize> {
         let (elements, bytes) = (self.encoding.block_elements() as usize, self.encoding.block_bytes() as usize);
         first / elements * bytes..(first + width) / elements * bytes
     }
 }
 
-/// Multiplies many tokens by the rows in `bytes`; `y[t]` is where the rows' results for token `t` go.
+/// Multiplies many tokens by the rows in `bytes`; `y` has an element of each token for each row.
 ///
 /// A panel of a few rows and [`DEPTH`] columns is unpacked into the first-level cache and multiplied by all tokens, of
 /// which a dense copy lies in the second-level cache.
-pub(crate) fn product(kernels: &dyn Kernels, shape: &Shape, bytes: &[u8], x: &[f32], y: &mut [&mut [f32]]) {
+pub(crate) fn product(kernels: &dyn Kernels, shape: &Shape, bytes: &[u8], x: &[f32], y: &mut Piece<'_>) {
     let rows = bytes.len() / shape.row_bytes;
     let panel_rows = kernels.panel_rows().min(rows);
-    let depth = DEPTH.min(shape.columns.next_multiple_of(8));
-    let tokens = TOKENS.min(y.len());
-    y.iter_mut().for_each(|y| y.fill(0.0));
-    with_scratch((panel_rows + tokens) * depth, |scratch| {
+    let depth = DEPTH.min(shape.columns.next_multiple_of(LANES));
+    let tokens = TOKENS.min(y.tokens());
+    (0..y.tokens()).for_each(|t| y.token(t).fill(0.0));
+    with_scratch((panel_rows + tokens) * depth, |scratch: &mut [f32]| {
         let (panel, dense) = scratch.split_at_mut(panel_rows * depth);
-        for (x, y) in x.chunks(tokens * shape.columns).zip(y.chunks_mut(tokens)) {
+        for (i, x) in x.chunks(tokens * shape.columns).enumerate() {
+            let first_token = i * tokens;
             for first in (0..shape.columns).step_by(DEPTH) {
                 let width = DEPTH.min(shape.columns - first);
-                let depth = width.next_multiple_of(8);
+                let depth = width.next_multiple_of(LANES);
                 for (x, dense) in x.chunks_exact(shape.columns).zip(dense.chunks_exact_mut(depth)) {
                     dense[..width].copy_from_slice(&x[first..first + width]);
                     dense[width..].fill(0.0);
                 }
-                let dense = &dense[..y.len() * depth];
-                let within = shape.columns_of_row(first, width);
+                let dense = &dense[..x.len() / shape.columns * depth];
+                let within = shape.bytes_of(first, width);
                 for (i, bytes) in bytes.chunks(panel_rows * shape.row_bytes).enumerate() {
                     let bytes = bytes.chunks_exact(shape.row_bytes);
                     let panel = &mut panel[..bytes.len() * depth];
@@ -57,15 +62,15 @@ pub(crate) fn product(kernels: &dyn Kernels, shape: &Shape, bytes: &[u8], x: &[f
                         kernels.decode(shape.encoding, &bytes[within.clone()], &mut row[..width]);
                         row[width..].fill(0.0);
                     }
-                    kernels.panel_dot(panel, dense, depth, i * panel_rows, y);
+                    kernels.panel_dot(panel, dense, depth, first_token, i * panel_rows, y);
                 }
             }
         }
     });
 }
 
-/// Adds the product of tokens with the columns from `first` on of the transposed rows in `bytes`; `y[t]` has as many
-/// elements as columns are meant.
+/// Adds the product of tokens with the columns from `first` on of the transposed rows in `bytes`; `y` has as many elements
+/// of each token as columns are meant.
 pub(crate) fn transposed(
     kernels: &dyn Kernels,
     shape: &Shape,
@@ -73,14 +78,14 @@ pub(crate) fn transposed(
     first: usize,
     x: &[f32],
     x_stride: usize,
-    y: &mut [&mut [f32]],
+    y: &mut Piece<'_>,
 ) {
-    let columns = y.first().map_or(0, |y| y.len());
-    with_scratch(TRANSPOSED_ROWS * TRANSPOSED_COLUMNS, |panel| {
+    let columns = y.width();
+    with_scratch(TRANSPOSED_ROWS * TRANSPOSED_COLUMNS, |panel: &mut [f32]| {
         for (i, bytes) in bytes.chunks(TRANSPOSED_ROWS * shape.row_bytes).enumerate() {
             for start in (0..columns).step_by(TRANSPOSED_COLUMNS) {
                 let width = TRANSPOSED_COLUMNS.min(columns - start);
-                let within = shape.columns_of_row(first + start, width);
+                let within = shape.bytes_of(first + start, width);
                 let bytes = bytes.chunks_exact(shape.row_bytes);
                 let panel = &mut panel[..bytes.len() * width];
                 for (bytes, row) in bytes.zip(panel.chunks_exact_mut(width)) {

@@ -2,6 +2,7 @@ use smoke_core::Encoding;
 
 use super::Kernels;
 use crate::blocks::with_block;
+use crate::output::Piece;
 
 /// Kernels in portable code: sums run in eight lanes, which the compiler makes vectors of where the target has them.
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +33,19 @@ impl Kernels for Scalar {
         8
     }
 
-    fn panel_dot(&self, panel: &[f32], x: &[f32], depth: usize, first_row: usize, y: &mut [&mut [f32]]) {
+    fn panel_dot(
+        &self,
+        panel: &[f32],
+        x: &[f32],
+        depth: usize,
+        first_token: usize,
+        first_row: usize,
+        y: &mut Piece<'_>,
+    ) {
         for (r, rows) in panel.chunks(4 * depth).enumerate() {
             let rows = rows.chunks_exact(depth);
-            for (x, y) in x.chunks_exact(depth).zip(y.iter_mut()) {
-                let y = &mut y[first_row + 4 * r..][..rows.len()];
+            for (t, x) in x.chunks_exact(depth).enumerate() {
+                let y = &mut y.token(first_token + t)[first_row + 4 * r..][..rows.len()];
                 for (row, y) in rows.clone().zip(y) {
                     *y += dot(row, x);
                 }
@@ -51,10 +60,10 @@ impl Kernels for Scalar {
         x: &[f32],
         x_stride: usize,
         first_column: usize,
-        y: &mut [&mut [f32]],
+        y: &mut Piece<'_>,
     ) {
-        for (t, y) in y.iter_mut().enumerate() {
-            let y = &mut y[first_column..][..width];
+        for t in 0..y.tokens() {
+            let y = &mut y.token(t)[first_column..][..width];
             for (row, x) in panel.chunks_exact(width).zip(&x[t * x_stride..]) {
                 for (y, w) in y.iter_mut().zip(row) {
                     *y += w * x;

@@ -170,6 +170,28 @@ fn products_do_not_depend_on_the_number_of_threads() {
     }
 }
 
+/// What a token gives may depend on the tokens beside it by rounding only, and in integers not at all: a speculated token
+/// that is verified in a batch must not be judged by other numbers than it would have had alone.
+#[test]
+fn integer_products_do_not_depend_on_the_number_of_tokens() {
+    let Some(isa) = Isa::available().iter().find(|isa| format!("{isa:?}") == "Avx512") else { return };
+    for encoding in ENCODINGS.into_iter().filter(|e| e.block_elements() > 1) {
+        let case = Case { encoding, rows: 37, columns: 1280, tokens: 21, gap: 0, skipped: 0, seed: 14 };
+        let Data { bytes, mut random, .. } = case.data();
+        let x = random.activations(case.tokens * case.columns);
+        let run = |x: &[f32]| {
+            let mut y = vec![0.0; x.len() / case.columns * case.rows];
+            case.matrix(&bytes).multiply_with(*isa, x, &mut y, case.rows);
+            y
+        };
+        let together = run(&x);
+        for tokens in 1..9 {
+            let apart: Vec<f32> = x.chunks(tokens * case.columns).flat_map(run).collect();
+            assert!(apart == together, "{encoding}, {tokens} at a time");
+        }
+    }
+}
+
 /// Rounding of activations must stay noise: far below what the bound of single results allows.
 #[test]
 fn products_of_normal_tokens_are_exact_to_five_digits() {

@@ -19,6 +19,7 @@ use smoke_core::Encoding;
 use super::Kernels;
 use super::scalar::decode_blocks;
 use crate::blocks;
+use crate::output::Piece;
 
 /// Kernels for AVX2, FMA and F16C.
 #[derive(Debug)]
@@ -62,9 +63,17 @@ impl Kernels for Avx2 {
         panel::ROWS
     }
 
-    fn panel_dot(&self, panel: &[f32], x: &[f32], depth: usize, first_row: usize, y: &mut [&mut [f32]]) {
+    fn panel_dot(
+        &self,
+        panel: &[f32],
+        x: &[f32],
+        depth: usize,
+        first_token: usize,
+        first_row: usize,
+        y: &mut Piece<'_>,
+    ) {
         // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
-        unsafe { panel::dot(panel, x, depth, first_row, y) }
+        unsafe { panel::dot(panel, x, depth, first_token, first_row, y) }
     }
 
     fn panel_scale(
@@ -74,7 +83,7 @@ impl Kernels for Avx2 {
         x: &[f32],
         x_stride: usize,
         first_column: usize,
-        y: &mut [&mut [f32]],
+        y: &mut Piece<'_>,
     ) {
         // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
         unsafe { panel::scale(panel, width, x, x_stride, first_column, y) }

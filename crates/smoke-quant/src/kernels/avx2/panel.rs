@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::register::{add_to_floats, load_floats, store_floats, sums};
+use crate::output::Piece;
 
 /// Rows of a panel: with the elements of three tokens they fill three quarters of a first-level cache of 32 KiB.
 pub(super) const ROWS: usize = 8;
@@ -12,15 +13,16 @@ const TILE_TOKENS: usize = 3;
 
 /// See [`Kernels::panel_dot`](crate::kernels::Kernels::panel_dot).
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot(panel: &[f32], x: &[f32], depth: usize, first_row: usize, y: &mut [&mut [f32]]) {
-    for (x, y) in x.chunks(TILE_TOKENS * depth).zip(y.chunks_mut(TILE_TOKENS)) {
+pub(super) fn dot(panel: &[f32], x: &[f32], depth: usize, first_token: usize, first_row: usize, y: &mut Piece<'_>) {
+    for (t, x) in x.chunks(TILE_TOKENS * depth).enumerate() {
+        let token = first_token + t * TILE_TOKENS;
         for (i, rows) in panel.chunks(TILE_ROWS * depth).enumerate() {
             let first = first_row + i * TILE_ROWS;
-            let last = first + rows.len() / depth;
+            let range = first..first + rows.len() / depth;
             match x.len() / depth {
-                1 => dot_tile::<1>(rows, x, depth, first..last, y),
-                2 => dot_tile::<2>(rows, x, depth, first..last, y),
-                _ => dot_tile::<3>(rows, x, depth, first..last, y),
+                1 => dot_tile::<1>(rows, x, depth, range, y.tokens_from(token)),
+                2 => dot_tile::<2>(rows, x, depth, range, y.tokens_from(token)),
+                _ => dot_tile::<3>(rows, x, depth, range, y.tokens_from(token)),
             }
         }
     }
@@ -33,7 +35,7 @@ fn dot_tile<const TOKENS: usize>(
     x: &[f32],
     depth: usize,
     range: std::ops::Range<usize>,
-    y: &mut [&mut [f32]],
+    y: [&mut [f32]; TOKENS],
 ) {
     // Where the panel ends within the tile, the last row is taken again and its sums are not written.
     let rows: [&[[f32; 8]]; TILE_ROWS] = std::array::from_fn(|r| eights(rows, r.min(range.len() - 1), depth));
@@ -48,7 +50,7 @@ fn dot_tile<const TOKENS: usize>(
             }
         }
     }
-    for (y, products) in y.iter_mut().zip(products) {
+    for (y, products) in y.into_iter().zip(products) {
         add_to_floats(&mut y[range.clone()], sums(products));
     }
 }
@@ -61,36 +63,31 @@ fn eights(rows: &[f32], i: usize, depth: usize) -> &[[f32; 8]] {
 
 /// See [`Kernels::panel_scale`](crate::kernels::Kernels::panel_scale).
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scale(
-    panel: &[f32],
-    width: usize,
-    x: &[f32],
-    x_stride: usize,
-    first_column: usize,
-    y: &mut [&mut [f32]],
-) {
-    let rows = panel.len() / width;
-    for (t, y) in y.chunks_mut(TILE_TOKENS).enumerate() {
-        let x = &x[t * TILE_TOKENS * x_stride..];
-        match y {
-            [a] => scale_tiles(panel, width, [&x[..rows]], [&mut a[first_column..][..width]]),
-            [a, b] => {
-                let y = [&mut a[first_column..][..width], &mut b[first_column..][..width]];
-                scale_tiles(panel, width, [0, 1].map(|t| &x[t * x_stride..][..rows]), y);
-            }
-            [a, b, c] => {
-                let y = [a, b, c].map(|y| &mut y[first_column..][..width]);
-                scale_tiles(panel, width, [0, 1, 2].map(|t| &x[t * x_stride..][..rows]), y);
-            }
-            _ => unreachable!("chunks have one to three tokens"),
+pub(super) fn scale(panel: &[f32], width: usize, x: &[f32], x_stride: usize, first_column: usize, y: &mut Piece<'_>) {
+    for first in (0..y.tokens()).step_by(TILE_TOKENS) {
+        let x = &x[first * x_stride..];
+        match y.tokens() - first {
+            1 => scale_tiles(panel, width, x, x_stride, first_column, y.tokens_from::<1>(first)),
+            2 => scale_tiles(panel, width, x, x_stride, first_column, y.tokens_from::<2>(first)),
+            _ => scale_tiles(panel, width, x, x_stride, first_column, y.tokens_from::<3>(first)),
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn scale_tiles<const TOKENS: usize>(panel: &[f32], width: usize, x: [&[f32]; TOKENS], mut y: [&mut [f32]; TOKENS]) {
+fn scale_tiles<const TOKENS: usize>(
+    panel: &[f32],
+    width: usize,
+    x: &[f32],
+    x_stride: usize,
+    first_column: usize,
+    y: [&mut [f32]; TOKENS],
+) {
     const TILE: usize = 32;
+    let rows = panel.len() / width;
+    let x: [&[f32]; TOKENS] = std::array::from_fn(|t| &x[t * x_stride..][..rows]);
+    let mut y = y.map(|y| &mut y[first_column..][..width]);
     let whole = width / TILE * TILE;
     for start in (0..whole).step_by(TILE) {
         let mut sums = [[_mm256_setzero_ps(); TILE / 8]; TOKENS];

@@ -1,0 +1,229 @@
+//! Codes, scales and biases of sixteen rows, a row in each lane: see `blocks` for the layouts.
+//!
+//! Each block function hands the groups of its blocks to `emit`, in their order: the number of the group in the block, its codes as
+//! [`IntegerKernels::unpack`](crate::kernels::IntegerKernels::unpack) wants them, and its scales with what goes with them:
+//! the biases, the scales of the second half, or nothing. `emit` is called in one place only, so that it is compiled into
+//! the function and codes stay in registers.
+
+use std::arch::x86_64::*;
+
+use super::register::{load_quarter, load_words, store_words};
+use crate::blocks::part;
+use crate::kernels::integer::ROWS;
+
+/// One block of every row.
+pub(super) type Blocks<'a, const BYTES: usize> = [&'a [u8; BYTES]; ROWS];
+/// The codes of a group, four of every row in each register.
+pub(super) type Codes = [__m512i; 8];
+/// Scales, and what goes with them.
+pub(super) type Scales = [__m512; 2];
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn q8_0(block: &Blocks<'_, 34>, mut emit: impl FnMut(usize, Codes, Scales)) {
+    let mut codes = join(transposed(block, 2), transposed(block, 18));
+    for codes in &mut codes {
+        // Signed codes plus 128.
+        *codes = _mm512_xor_si512(*codes, _mm512_set1_epi8(-128));
+    }
+    emit(0, codes, pairs_of_halves(transposed(block, 0)[0]));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn q4_0(block: &Blocks<'_, 18>, mut emit: impl FnMut(usize, Codes, Scales)) {
+    emit(0, nibbles(transposed(block, 2)), pairs_of_halves(transposed(block, 0)[0]));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn q4_1(block: &Blocks<'_, 20>, mut emit: impl FnMut(usize, Codes, Scales)) {
+    emit(0, nibbles(transposed(block, 4)), pairs_of_halves(transposed(block, 0)[0]));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn q5_0(block: &Blocks<'_, 22>, mut emit: impl FnMut(usize, Codes, Scales)) {
+    let codes = five_bits(transposed(block, 2)[0], nibbles(transposed(block, 6)));
+    emit(0, codes, pairs_of_halves(transposed(block, 0)[0]));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn q5_1(block: &Blocks<'_, 24>, mut emit: impl FnMut(usize, Codes, Scales)) {
+    let [halves, fifth, ..] = transposed(block, 0);
+    emit(0, five_bits(fifth, nibbles(transposed(block, 8))), pairs_of_halves(halves));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn q4_k(block: &Blocks<'_, 144>, mut emit: impl FnMut(usize, Codes, Scales)) {
+    let vectors = scales_and_biases(block);
+    for i in 0..4 {
+        let bytes = join(transposed(block, 16 + 32 * i), transposed(block, 32 + 32 * i));
+        for half in 0..2 {
+            let mut codes = bytes;
+            for w in 0..8 {
+                codes[w] = nibble(bytes[w], half);
+            }
+            let g = 2 * i + half;
+            emit(g, codes, load_scales(&vectors[g]));
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn q5_k(block: &Blocks<'_, 176>, mut emit: impl FnMut(usize, Codes, Scales)) {
+    let vectors = scales_and_biases(block);
+    let fifth = join(transposed(block, 16), transposed(block, 32));
+    for i in 0..4 {
+        let bytes = join(transposed(block, 48 + 32 * i), transposed(block, 64 + 32 * i));
+        for half in 0..2 {
+            let g = 2 * i + half;
+            let mut codes = bytes;
+            for w in 0..8 {
+                // Bit g of each byte becomes bit 4.
+                let lowest = _mm512_and_si512(shifted_down(fifth[w], g), _mm512_set1_epi8(1));
+                codes[w] = _mm512_or_si512(nibble(bytes[w], half), _mm512_slli_epi32::<4>(lowest));
+            }
+            emit(g, codes, load_scales(&vectors[g]));
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn q6_k(block: &Blocks<'_, 210>, mut emit: impl FnMut(usize, Codes, Scales)) {
+    // The last of four words from byte 196 on would lie outside; bytes 194..210 end with the scale of the scales.
+    let scale = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(transposed(block, 194)[3])));
+    let words = transposed(block, 192);
+    let mut vectors = [[[0_u32; ROWS]; 2]; 8];
+    for (i, vector) in vectors.as_flattened_mut().iter_mut().enumerate() {
+        let up = _mm512_set1_epi32(24 - 8 * (i % 4) as i32);
+        let code = _mm512_srai_epi32::<24>(_mm512_sllv_epi32(words[i / 4], up));
+        store_words(vector, _mm512_castps_si512(_mm512_mul_ps(scale, _mm512_cvtepi32_ps(code))));
+    }
+    for i in 0..2 {
+        let high = join(transposed(block, 128 + 32 * i), transposed(block, 144 + 32 * i));
+        let start = 64 * i;
+        let low = [
+            join(transposed(block, start), transposed(block, start + 16)),
+            join(transposed(block, start + 32), transposed(block, start + 48)),
+        ];
+        for quarter in 0..4 {
+            let mut codes = low[quarter % 2];
+            for w in 0..8 {
+                // Bits 2q and 2q + 1 of each byte become bits 4 and 5.
+                let upper = _mm512_and_si512(shifted_down(high[w], 2 * quarter), _mm512_set1_epi8(3));
+                codes[w] = _mm512_or_si512(nibble(codes[w], quarter / 2), _mm512_slli_epi32::<4>(upper));
+            }
+            let g = 4 * i + quarter;
+            emit(g, codes, load_scales(&vectors[g]));
+        }
+    }
+}
+
+/// Scales and biases of the eight groups of a Q4_K or Q5_K block: as `blocks::scales_and_minima`, for all rows at once.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn scales_and_biases<const BYTES: usize>(block: &Blocks<'_, BYTES>) -> [[[u32; ROWS]; 2]; 8] {
+    let [halves, a, b, c] = transposed(block, 0);
+    let [scale, minimum] = pairs_of_halves(halves);
+    let minimum = _mm512_sub_ps(_mm512_setzero_ps(), minimum);
+    let six_bits = |word| _mm512_and_si512(word, _mm512_set1_epi8(0x3f));
+    let upper = |word| _mm512_and_si512(_mm512_srli_epi32::<2>(word), _mm512_set1_epi8(0x30));
+    let scales = [six_bits(a), _mm512_or_si512(nibble(c, 0), upper(a))];
+    let minima = [six_bits(b), _mm512_or_si512(nibble(c, 1), upper(b))];
+    let byte = |words: [__m512i; 2], g: usize| {
+        _mm512_cvtepi32_ps(_mm512_and_si512(shifted_down(words[g / 4], 8 * (g % 4)), _mm512_set1_epi32(0xff)))
+    };
+    let mut vectors = [[[0; ROWS]; 2]; 8];
+    for (g, [first, second]) in vectors.iter_mut().enumerate() {
+        store_words(first, _mm512_castps_si512(_mm512_mul_ps(scale, byte(scales, g))));
+        store_words(second, _mm512_castps_si512(_mm512_mul_ps(minimum, byte(minima, g))));
+    }
+    vectors
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn load_scales(vectors: &[[u32; ROWS]; 2]) -> Scales {
+    [_mm512_castsi512_ps(load_words(&vectors[0])), _mm512_castsi512_ps(load_words(&vectors[1]))]
+}
+
+/// Low nibbles, which are the first half, then high ones.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn nibbles(bytes: [__m512i; 4]) -> Codes {
+    let [a, b, c, d] = bytes;
+    let low = |bytes| nibble(bytes, 0);
+    let high = |bytes| nibble(bytes, 1);
+    [low(a), low(b), low(c), low(d), high(a), high(b), high(c), high(d)]
+}
+
+/// Nibbles with their fifth bits, which are the bits of a word for each row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn five_bits(fifth: __m512i, nibbles: Codes) -> Codes {
+    let mut codes = nibbles;
+    for g in 0..8 {
+        // Four bits, then four copies of them seven bits apart, of which one bit lies at the lowest place of each byte.
+        let four = _mm512_and_si512(shifted_down(fifth, 4 * g), _mm512_set1_epi32(15));
+        let copies = _mm512_mullo_epi32(four, _mm512_set1_epi32(0x0020_4081));
+        let lowest = _mm512_and_si512(copies, _mm512_set1_epi8(1));
+        codes[g] = _mm512_or_si512(nibbles[g], _mm512_slli_epi32::<4>(lowest));
+    }
+    codes
+}
+
+/// The low nibble of each byte, or the high one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn nibble(bytes: __m512i, high: usize) -> __m512i {
+    _mm512_and_si512(shifted_down(bytes, 4 * high), _mm512_set1_epi8(15))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn shifted_down(words: __m512i, bits: usize) -> __m512i {
+    _mm512_srlv_epi32(words, _mm512_set1_epi32(bits as i32))
+}
+
+/// Four words from byte `start` on of sixteen rows: register w of the result has word w of row r in lane r.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn transposed<const BYTES: usize>(block: &Blocks<'_, BYTES>, start: usize) -> [__m512i; 4] {
+    // Quarter q of register j is row 4q + j.
+    let mut rows = [_mm512_setzero_si512(); 4];
+    for j in 0..4 {
+        let quarter = |q: usize| load_quarter(part(block[4 * q + j], start));
+        let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarter(0)), quarter(1));
+        let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(quarter(2)), quarter(3));
+        rows[j] = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+    }
+    let [a, b, c, d] = rows;
+    let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+    let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(ab, cd),
+        _mm512_unpackhi_epi64(ab, cd),
+        _mm512_unpacklo_epi64(ab_high, cd_high),
+        _mm512_unpackhi_epi64(ab_high, cd_high),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn join(first: [__m512i; 4], second: [__m512i; 4]) -> [__m512i; 8] {
+    let ([a, b, c, d], [e, f, g, h]) = (first, second);
+    [a, b, c, d, e, f, g, h]
+}
+
+/// The f16 numbers in the lower and in the upper half of each word.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pairs_of_halves(words: __m512i) -> [__m512; 2] {
+    let widen = |words| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words));
+    [widen(words), widen(_mm512_srli_epi32::<16>(words))]
+}

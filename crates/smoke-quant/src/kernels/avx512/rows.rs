@@ -1,0 +1,149 @@
+//! What is done with the codes of every encoding: [`unpack`] stores them as a panel, [`multiply_few`] multiplies by them
+//! while they are in registers.
+
+use std::arch::x86_64::*;
+
+use smoke_core::Encoding;
+
+use super::codes::{self, Blocks};
+use super::register::{broadcast, broadcast_float, load_floats, prefetch, store_floats, store_words};
+use super::tile::add_group;
+use crate::kernels::integer::{ROWS, TOKEN_WORDS};
+
+/// See [`IntegerKernels::unpack`](crate::kernels::IntegerKernels::unpack).
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn unpack(encoding: Encoding, rows: &[&[u8]; ROWS], ahead: usize, panel: &mut [u32]) {
+    match encoding {
+        Encoding::Q8_0 => q8_0::unpack(rows, ahead, panel),
+        Encoding::Q4_0 => q4_0::unpack(rows, ahead, panel),
+        Encoding::Q4_1 => q4_1::unpack(rows, ahead, panel),
+        Encoding::Q5_0 => q5_0::unpack(rows, ahead, panel),
+        Encoding::Q5_1 => q5_1::unpack(rows, ahead, panel),
+        Encoding::Q4_K => q4_k::unpack(rows, ahead, panel),
+        Encoding::Q5_K => q5_k::unpack(rows, ahead, panel),
+        Encoding::Q6_K => q6_k::unpack(rows, ahead, panel),
+        other => unreachable!("{other} has no codes"),
+    }
+}
+
+/// See [`IntegerKernels::multiply_few`](crate::kernels::IntegerKernels::multiply_few).
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn multiply_few(
+    encoding: Encoding,
+    rows: &[&[u8]; ROWS],
+    ahead: usize,
+    tile: &[u32],
+    sums: &mut [[f32; ROWS]],
+) {
+    match encoding {
+        Encoding::Q8_0 => q8_0::multiply(rows, ahead, tile, sums),
+        Encoding::Q4_0 => q4_0::multiply(rows, ahead, tile, sums),
+        Encoding::Q4_1 => q4_1::multiply(rows, ahead, tile, sums),
+        Encoding::Q5_0 => q5_0::multiply(rows, ahead, tile, sums),
+        Encoding::Q5_1 => q5_1::multiply(rows, ahead, tile, sums),
+        Encoding::Q4_K => q4_k::multiply(rows, ahead, tile, sums),
+        Encoding::Q5_K => q5_k::multiply(rows, ahead, tile, sums),
+        Encoding::Q6_K => q6_k::multiply(rows, ahead, tile, sums),
+        other => unreachable!("{other} has no codes"),
+    }
+}
+
+/// The two uses of a block function of [`codes`], compiled for each: blocks have so many bytes and groups, so many words of
+/// codes share scales, and there are biases or not.
+macro_rules! uses {
+    ($name:ident, $bytes:literal, $groups:literal, $words:literal, $biased:literal) => {
+        mod $name {
+            use super::*;
+
+            const GROUPS: usize = $groups;
+            const WORDS: usize = $words;
+            const BIASED: bool = $biased;
+            /// Codes, scales, and what goes with them.
+            const VECTORS: usize = 8 + 8 / WORDS + BIASED as usize;
+
+            #[inline(never)]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+            pub(super) fn unpack(rows: &[&[u8]; ROWS], ahead: usize, panel: &mut [u32]) {
+                let panel = panel.as_chunks_mut::<ROWS>().0.as_chunks_mut::<VECTORS>().0.as_chunks_mut::<GROUPS>().0;
+                let rows = rows_of_blocks(rows, panel.len());
+                for (b, groups) in panel.iter_mut().enumerate() {
+                    codes::$name(&blocks::<$bytes>(&rows, b, ahead), |g, codes, scales| {
+                        let vectors = &mut groups[g];
+                        for i in 0..8 {
+                            store_words(&mut vectors[i], codes[i]);
+                        }
+                        for i in 8..VECTORS {
+                            store_words(&mut vectors[i], _mm512_castps_si512(scales[i - 8]));
+                        }
+                    });
+                }
+            }
+
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+            pub(super) fn multiply(rows: &[&[u8]; ROWS], ahead: usize, tile: &[u32], sums: &mut [[f32; ROWS]]) {
+                match sums.len() {
+                    1 => multiply_tokens::<1>(rows, ahead, tile, sums),
+                    2 => multiply_tokens::<2>(rows, ahead, tile, sums),
+                    3 => multiply_tokens::<3>(rows, ahead, tile, sums),
+                    4 => multiply_tokens::<4>(rows, ahead, tile, sums),
+                    other => unreachable!("few tokens are one to four, not {other}"),
+                }
+            }
+
+            #[inline(never)]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+            fn multiply_tokens<const TOKENS: usize>(
+                rows: &[&[u8]; ROWS],
+                ahead: usize,
+                tile: &[u32],
+                sums: &mut [[f32; ROWS]],
+            ) {
+                let sums: &mut [[f32; ROWS]; TOKENS] = sums.first_chunk_mut().expect("there are so many tokens");
+                let tile = tile.as_chunks::<TOKEN_WORDS>().0.as_chunks::<TOKENS>().0.as_chunks::<GROUPS>().0;
+                let rows = rows_of_blocks(rows, tile.len());
+                let mut totals = [_mm512_setzero_ps(); TOKENS];
+                for t in 0..TOKENS {
+                    totals[t] = load_floats(&sums[t]);
+                }
+                for (b, x) in tile.iter().enumerate() {
+                    codes::$name(&blocks::<$bytes>(&rows, b, ahead), |g, codes, scales| {
+                        add_group!(TOKENS, WORDS, BIASED, codes, scales, &x[g], totals);
+                    });
+                }
+                for t in 0..TOKENS {
+                    store_floats(&mut sums[t], totals[t]);
+                }
+            }
+        }
+    };
+}
+
+uses!(q8_0, 34, 1, 8, false);
+uses!(q4_0, 18, 1, 8, false);
+uses!(q4_1, 20, 1, 8, true);
+uses!(q5_0, 22, 1, 8, false);
+uses!(q5_1, 24, 1, 8, true);
+uses!(q4_k, 144, 8, 8, true);
+uses!(q5_k, 176, 8, 8, true);
+uses!(q6_k, 210, 8, 4, false);
+
+/// Block `b` of every row. As much memory as they take is prefetched, from so far `ahead` of the first row on. Always
+/// inlined, for it is short and called for every block.
+#[inline(always)]
+fn blocks<'a, const BYTES: usize>(rows: &[&'a [[u8; BYTES]]; ROWS], b: usize, ahead: usize) -> Blocks<'a, BYTES> {
+    let mut blocks = [&rows[0][b]; ROWS];
+    for r in 0..ROWS {
+        blocks[r] = &rows[r][b];
+    }
+    let start = rows[0].as_ptr().wrapping_byte_add(ahead + b * ROWS * BYTES);
+    for line in 0..(ROWS * BYTES).div_ceil(64) {
+        prefetch(start.wrapping_byte_add(64 * line));
+    }
+    blocks
+}
+
+/// Rows as blocks, all of the same number.
+#[inline(always)]
+fn rows_of_blocks<'a, const BYTES: usize>(rows: &[&'a [u8]; ROWS], len: usize) -> [&'a [[u8; BYTES]]; ROWS] {
+    std::array::from_fn(|r| &rows[r].as_chunks::<BYTES>().0[..len])
+}
