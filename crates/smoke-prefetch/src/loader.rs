@@ -65,11 +65,8 @@ impl<V: Clone + Send + 'static> Loader<V> {
     /// If the system starts no more threads.
     pub fn new(io_threads: usize, after_each: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
         let state = State { queue: Queue::default(), loads: HashMap::new(), stopping: false };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            work: Condvar::new(),
-            after_each: Box::new(after_each),
-        });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), after_each: Box::new(after_each) });
         let mut loader = Self { shared, threads: Vec::new() };
         for number in 0..io_threads.max(1) {
             let shared = Arc::clone(&loader.shared);
@@ -96,13 +93,8 @@ impl<V: Clone + Send + 'static> Loader<V> {
             return load;
         }
         let outcome = Arc::new(Outcome::new(priority));
-        let entry = Entry {
-            outcome: Arc::clone(&outcome),
-            read: Some(Box::new(read)),
-            priority,
-            handles: 1,
-            detached: false,
-        };
+        let entry =
+            Entry { outcome: Arc::clone(&outcome), read: Some(Box::new(read)), priority, handles: 1, detached: false };
         state.loads.insert(unit, entry);
         state.queue.push(unit, priority);
         drop(state);
@@ -128,6 +120,12 @@ impl<V> Loader<V> {
     /// The number of loads that wait for a thread or are being read.
     pub fn in_flight(&self) -> usize {
         self.shared.lock().loads.len()
+    }
+
+    /// Puts the units that wait for a thread or are being read into `units`, in no order.
+    pub(crate) fn list_in_flight(&self, units: &mut Vec<UnitId>) {
+        units.clear();
+        units.extend(self.shared.lock().loads.keys());
     }
 
     /// Cancels loads that nobody holds a handle of, the least urgent first, until they amount to `wanted_bytes` by

@@ -99,10 +99,7 @@ impl Choice<'_> {
 /// beside it.
 pub fn default_read_ahead_bytes(limit_bytes: u64, largest_unit_bytes: u64) -> u64 {
     const MOST_BYTES: u64 = 64 << 20;
-    (limit_bytes / 40)
-        .min(MOST_BYTES)
-        .max(largest_unit_bytes)
-        .min(limit_bytes.saturating_sub(largest_unit_bytes))
+    (limit_bytes / 40).min(MOST_BYTES).max(largest_unit_bytes).min(limit_bytes.saturating_sub(largest_unit_bytes))
 }
 
 /// What [`next_loads`] looks at.
@@ -192,7 +189,11 @@ mod tests {
             (0, 5, &[], &[0]),
             (5, 6, &[], &[]),
         ] {
-            assert_eq!(planned(&soon, &bytes, ahead, read_ahead, present), expected, "{ahead} of {read_ahead}, {present:?}");
+            assert_eq!(
+                planned(&soon, &bytes, ahead, read_ahead, present),
+                expected,
+                "{ahead} of {read_ahead}, {present:?}"
+            );
         }
     }
 

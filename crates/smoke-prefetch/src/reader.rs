@@ -36,7 +36,11 @@ impl Reader {
         }
         let source = self.counted();
         let buffer = self.retry(should_stop, || self.units.load(unit, &source, should_stop)).map_err(|error| {
-            if error.kind() == SourceErrorKind::Cancelled { LoadError::Cancelled } else { LoadError::Source(Arc::new(error)) }
+            if error.kind() == SourceErrorKind::Cancelled {
+                LoadError::Cancelled
+            } else {
+                LoadError::Source(Arc::new(error))
+            }
         })?;
         self.counters.add_load(purpose);
         Ok(reservation.fill(buffer))

@@ -193,9 +193,8 @@ fn the_first_use_of_what_was_read_is_no_hit() {
 #[test]
 fn a_clone_of_a_lease_holds_the_unit() {
     let cache: Cache<u8> = Cache::new(Budget::new(10), NextUse);
-    let reserve = |unit| {
-        cache.reserve(Incoming { unit: UnitId(unit), bytes: 10, purpose: Purpose::Demand }, &NoForecast)
-    };
+    let reserve =
+        |unit| cache.reserve(Incoming { unit: UnitId(unit), bytes: 10, purpose: Purpose::Demand }, &NoForecast);
     let lease = reserve(0).unwrap().fill(7);
     let clone = lease.clone();
     drop(lease);

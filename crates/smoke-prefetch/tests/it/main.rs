@@ -1,7 +1,5 @@
 //! Behaviour of the loader and the streamer, on sources in memory that do what a test tells them.
 
-mod laws;
 mod loader;
 mod model;
-mod reads;
 mod streamer;
