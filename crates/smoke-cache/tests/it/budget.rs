@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use proptest::prelude::*;
+use smoke_cache::conformance::ScriptedForecast;
 use smoke_cache::policy::{self, Lru, NextUse};
 use smoke_cache::{Budget, Cache, EvictionPolicy, Incoming, Lease, Permit, Reservation, ReserveError};
 use smoke_core::{NoForecast, Purpose, UnitId};
@@ -245,4 +246,23 @@ fn evicting_to_a_limit_leaves_only_what_is_in_use() {
         is_done.store(true, Ordering::SeqCst);
         assert_eq!(unlike, 0, "rounds that left more than the two units in use");
     });
+}
+
+/// Whatever the policy would give up: it has to be read again before what comes in is used.
+#[test]
+fn a_prefetch_evicts_nothing_that_is_needed_before_it() {
+    let distances = [(0, 4), (1, 6), (2, 5), (3, 5)].map(|(unit, distance)| (UnitId(unit), distance));
+    let forecast = ScriptedForecast { distances: distances.into() };
+    for policy in policies() {
+        let name = format!("{policy:?}");
+        let cache: Cache<()> = Cache::new(Budget::new(3), policy);
+        let reserve = |unit, bytes| cache.reserve(Incoming { unit, bytes, purpose: Purpose::Prefetch }, &forecast);
+        for unit in (0..3).map(UnitId) {
+            drop(reserve(unit, 1).unwrap().fill(()));
+        }
+        assert_eq!(reserve(UnitId(3), 2).unwrap_err(), ReserveError::Declined { unit: UnitId(3) }, "{name}");
+        drop(reserve(UnitId(3), 1).unwrap().fill(()));
+        let resident: Vec<u32> = cache.resident().iter().map(|candidate| candidate.unit.0).collect();
+        assert_eq!(resident, [0, 2, 3], "{name}");
+    }
 }

@@ -1,5 +1,7 @@
 //! Behaviour of the loader and the streamer, on sources in memory that do what a test tells them.
 
+mod laws;
 mod loader;
 mod model;
+mod reads;
 mod streamer;
