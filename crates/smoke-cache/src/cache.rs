@@ -98,6 +98,9 @@ impl<V> Cache<V> {
 
     /// Takes the bytes of a unit that will be loaded, evicting others if need be.
     ///
+    /// Evicting costs a scan over all units and one of the candidates for each victim: 5 to 20 ns for every resident unit
+    /// (`cargo run --release -p smoke-cache --example lease_speed`).
+    ///
     /// # Errors
     /// [`ReserveError`] if it is loaded or reserved already, or gets no room; nothing was evicted then.
     pub fn reserve(&self, incoming: Incoming, forecast: &dyn Forecast) -> Result<Reservation<V>, ReserveError> {
