@@ -20,6 +20,8 @@ struct Book {
     /// Raised whenever memory may have become free.
     generation: u64,
     loads_in_flight: usize,
+    /// Threads that sleep until something changes. To wake nobody is a system call too, and most changes concern nobody.
+    sleeping: usize,
     threads: HashMap<ThreadId, Holder>,
 }
 
@@ -90,8 +92,9 @@ impl Room {
 
     /// Memory may have become free.
     pub(crate) fn announce(&self) {
-        self.lock().generation += 1;
-        self.changed.notify_all();
+        let mut book = self.lock();
+        book.generation += 1;
+        self.wake(book);
     }
 
     /// Marks the calling thread as one that is taking leases, until the guard is dropped. To be called before the first
@@ -124,8 +127,10 @@ impl Room {
 
     /// A load has ended, and what it held that nobody wants is free.
     pub(crate) fn load_ended(&self) {
-        self.lock().loads_in_flight -= 1;
-        self.announce();
+        let mut book = self.lock();
+        book.loads_in_flight -= 1;
+        book.generation += 1;
+        self.wake(book);
     }
 
     /// Whether a thread waits for room.
@@ -149,16 +154,14 @@ impl Room {
                 break Waited::Changed;
             }
             if book.loads_in_flight > 0 {
-                book = self.changed.wait(book).unwrap_or_else(PoisonError::into_inner);
+                book = self.sleep(book, None);
                 continue;
             }
             if !book.another_may_release(me) {
                 break Waited::Stuck { others_wait: book.others(me).any(|other| other.waiting && other.leases > 0) };
             }
-            let (next, timeout) =
-                self.changed.wait_timeout(book, patience.left()).unwrap_or_else(PoisonError::into_inner);
-            book = next;
-            if timeout.timed_out() && book.generation == seen {
+            book = self.sleep(book, Some(patience.left()));
+            if book.generation == seen && patience.left() == Duration::ZERO {
                 break Waited::Stuck { others_wait: false };
             }
         };
@@ -169,8 +172,10 @@ impl Room {
 
     /// Blocks until something changed since `seen`, or no load is in flight; then false.
     pub(crate) fn wait_for_a_load(&self, seen: u64) -> bool {
-        let unchanged = |book: &mut Book| book.generation == seen && book.loads_in_flight > 0;
-        let book = self.changed.wait_while(self.lock(), unchanged).unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.lock();
+        while book.generation == seen && book.loads_in_flight > 0 {
+            book = self.sleep(book, None);
+        }
         book.generation != seen
     }
 
@@ -181,10 +186,33 @@ impl Room {
         let mut book = self.lock();
         book.threads.entry(me).or_default().acquiring = false;
         self.changed.notify_all();
-        let others_wait = |book: &mut Book| book.others(me).any(|other| other.waiting);
-        let waited = self.changed.wait_timeout_while(book, patience.left(), others_wait);
-        let (mut book, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        book.threads.entry(me).or_default().acquiring = true;
+        while book.others(me).any(|other| other.waiting) && patience.left() > Duration::ZERO {
+            book = self.sleep(book, Some(patience.left()));
+        }
+        let holder = book.threads.entry(me).or_default();
+        holder.acquiring = true;
+        // The entry may have been forgotten in between.
+        holder.gives_way = true;
+    }
+
+    /// Sleeps until woken or for so long; also ends for no reason.
+    fn sleep<'a>(&'a self, mut book: MutexGuard<'a, Book>, at_most: Option<Duration>) -> MutexGuard<'a, Book> {
+        book.sleeping += 1;
+        let mut book = match at_most {
+            Some(time) => self.changed.wait_timeout(book, time).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.changed.wait(book).unwrap_or_else(PoisonError::into_inner),
+        };
+        book.sleeping -= 1;
+        book
+    }
+
+    /// To be called after every change that a sleeper may wait for, made in `book`.
+    fn wake(&self, book: MutexGuard<'_, Book>) {
+        let is_any_asleep = book.sleeping > 0;
+        drop(book);
+        if is_any_asleep {
+            self.changed.notify_all();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -229,8 +257,7 @@ impl Drop for Acquiring<'_> {
         book.forget_if_idle(me);
         // A call that failed may have let go of loads and leases on its way.
         book.generation += 1;
-        drop(book);
-        self.room.changed.notify_all();
+        self.room.wake(book);
     }
 }
 
@@ -255,8 +282,7 @@ impl Drop for Booking {
         }
         book.forget_if_idle(self.thread);
         book.generation += 1;
-        drop(book);
-        self.room.changed.notify_all();
+        self.room.wake(book);
     }
 }
 
