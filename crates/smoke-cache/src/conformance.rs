@@ -82,9 +82,13 @@ fn history(policy: &mut impl EvictionPolicy, random: &mut Random) -> Vec<Candida
 }
 
 fn scripted(random: &mut Random) -> ScriptedForecast {
-    let distances = (0..16).map(UnitId).filter_map(|unit| (random.below(3) > 0).then(|| (unit, 1 + random.below(50))));
-    let distances: Vec<_> = distances.collect();
-    ScriptedForecast { distances: distances.into_iter().collect() }
+    let mut distances = HashMap::new();
+    for unit in (0..16).map(UnitId) {
+        if random.below(3) > 0 {
+            distances.insert(unit, 1 + random.below(50));
+        }
+    }
+    ScriptedForecast { distances }
 }
 
 fn demand<'a>(candidates: &'a [Candidate], forecast: &'a dyn Forecast) -> EvictionRequest<'a> {

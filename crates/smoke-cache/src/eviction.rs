@@ -57,7 +57,8 @@ pub struct EvictionRequest<'a> {
     pub incoming: Option<Incoming>,
     /// Bytes that are still missing.
     pub shortfall_bytes: u64,
-    /// Units that may go: loaded, not leased, not named before in this request's round. In the order of their ids.
+    /// Units that may go: loaded, not leased, not named before in this request's round and, for a prefetch, not
+    /// forecast to be needed as soon as what comes in. In the order of their ids.
     pub candidates: &'a [Candidate],
     /// What is known of the future.
     pub forecast: &'a dyn Forecast,

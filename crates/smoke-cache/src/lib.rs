@@ -38,7 +38,7 @@ mod reservation;
 mod state;
 mod stats;
 
-pub use cache::Cache;
+pub use cache::{Cache, Residency};
 pub use error::ReserveError;
 pub use eviction::{Candidate, EvictionPolicy, EvictionRequest, Incoming};
 pub use lease::Lease;

@@ -1,6 +1,6 @@
 //! Every decision of the cache: pure, single-threaded, without values.
 
-use smoke_core::{Forecast, Purpose, UnitId};
+use smoke_core::{Forecast, NextUse, Purpose, UnitId};
 
 use crate::error::ReserveError;
 use crate::eviction::{Candidate, EvictionPolicy, EvictionRequest, Incoming};
@@ -150,8 +150,20 @@ impl State {
         candidates: &mut Vec<Candidate>,
         victims: &mut Vec<UnitId>,
     ) -> Result<(), EvictError> {
-        if candidates.iter().map(|candidate| candidate.bytes).sum::<u64>() < shortfall_bytes {
+        let sum = |candidates: &[Candidate]| candidates.iter().map(|candidate| candidate.bytes).sum::<u64>();
+        if sum(candidates) < shortfall_bytes {
             return Err(EvictError::NotEnough);
+        }
+        if let Some(Incoming { unit, purpose: Purpose::Prefetch, .. }) = incoming {
+            // Whatever the policy: to give up what is needed sooner would be to read it twice.
+            let incoming_use = forecast.next_use(unit).distance();
+            candidates.retain(|candidate| match forecast.next_use(candidate.unit) {
+                NextUse::In(distance) => distance > incoming_use,
+                NextUse::Unknown | NextUse::Never => true,
+            });
+            if sum(candidates) < shortfall_bytes {
+                return Err(EvictError::Declined(unit));
+            }
         }
         while shortfall_bytes > 0 {
             let request = EvictionRequest { incoming, shortfall_bytes, candidates, forecast };

@@ -172,7 +172,7 @@ mod tests {
             for (bytes, release) in ops {
                 if release && !held.is_empty() {
                     let at = bytes as usize % held.len();
-                    held.swap_remove(at);
+                    drop(held.swap_remove(at));
                 } else {
                     let fits = bytes <= budget.free_bytes();
                     let permit = budget.try_acquire(bytes);

@@ -91,6 +91,6 @@ mod tests {
     #[test]
     fn forecast_is_object_safe() {
         let boxed: Box<dyn Forecast> = Box::new(NoForecast);
-        assert_eq!((&boxed).next_use(UnitId(0)), NextUse::Unknown);
+        assert_eq!(boxed.next_use(UnitId(0)), NextUse::Unknown);
     }
 }

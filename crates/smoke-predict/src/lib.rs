@@ -31,8 +31,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `conformance` | [`conformance`](crate::conformance): the rules of [`AccessPredictor`] as checks to run on your own |
-#![cfg_attr(not(feature = "conformance"), allow(rustdoc::broken_intra_doc_links))]
+//! | `conformance` | the rules of [`AccessPredictor`], as checks to run on your own |
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "conformance")]

@@ -98,7 +98,8 @@ impl StreamerBuilder {
     }
 
     /// How long a call that finds no room waits for leases that other threads took, before it returns an error; 30
-    /// seconds by default. A lease that the caller itself took is never waited for.
+    /// seconds by default, in all and not from one change to the next. A lease that the caller itself took is never
+    /// waited for, and a load in flight as long as it takes.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

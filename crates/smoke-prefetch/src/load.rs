@@ -1,7 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -47,6 +47,8 @@ pub(crate) struct Outcome<V> {
     ended: Condvar,
     stop: AtomicBool,
     submitted_as: Priority,
+    /// Changed under the loader's lock only.
+    handles: AtomicUsize,
 }
 
 struct Progress<V> {
@@ -57,7 +59,21 @@ struct Progress<V> {
 impl<V> Outcome<V> {
     pub(crate) fn new(submitted_as: Priority) -> Self {
         let progress = Mutex::new(Progress { result: None, wakers: Vec::new() });
-        Self { progress, ended: Condvar::new(), stop: AtomicBool::new(false), submitted_as }
+        let handles = AtomicUsize::new(0);
+        Self { progress, ended: Condvar::new(), stop: AtomicBool::new(false), submitted_as, handles }
+    }
+
+    pub(crate) fn handles(&self) -> usize {
+        self.handles.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn add_handle(&self) {
+        self.handles.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Returns how many are left.
+    pub(crate) fn drop_handle(&self) -> usize {
+        self.handles.fetch_sub(1, Ordering::SeqCst) - 1
     }
 
     pub(crate) fn set_stop(&self, stop: bool) {
@@ -75,6 +91,17 @@ impl<V> Outcome<V> {
         drop(progress);
         self.ended.notify_all();
         wakers.into_iter().for_each(Waker::wake);
+        if self.handles() == 0 {
+            self.forget_result();
+        }
+    }
+
+    /// Drops the value as soon as nobody can ask for it, though the thread that loaded it may hold the outcome a moment
+    /// longer: a value may be a lease, and what it holds must be free when the last handle is gone.
+    pub(crate) fn forget_result(&self) {
+        let result = self.lock().result.take();
+        // Not under the lock.
+        drop(result);
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress<V>> {
@@ -83,7 +110,7 @@ impl<V> Outcome<V> {
 }
 
 impl<V> Load<V> {
-    /// The caller has counted this handle in the loader's table.
+    /// The caller has counted this handle.
     pub(crate) fn new(unit: UnitId, outcome: Arc<Outcome<V>>, loader: Arc<Shared<V>>) -> Self {
         Self { unit, outcome, loader }
     }
@@ -143,7 +170,7 @@ impl<V: Clone> Future for Load<V> {
 
 impl<V> Clone for Load<V> {
     fn clone(&self) -> Self {
-        self.loader.add_handle(self.unit, &self.outcome);
+        self.loader.add_handle(&self.outcome);
         Self { unit: self.unit, outcome: Arc::clone(&self.outcome), loader: Arc::clone(&self.loader) }
     }
 }

@@ -52,7 +52,6 @@ struct Entry<V> {
     /// Taken by the thread that runs it.
     read: Option<Read<V>>,
     priority: Priority,
-    handles: usize,
     detached: bool,
 }
 
@@ -93,8 +92,8 @@ impl<V: Clone + Send + 'static> Loader<V> {
             return load;
         }
         let outcome = Arc::new(Outcome::new(priority));
-        let entry =
-            Entry { outcome: Arc::clone(&outcome), read: Some(Box::new(read)), priority, handles: 1, detached: false };
+        outcome.add_handle();
+        let entry = Entry { outcome: Arc::clone(&outcome), read: Some(Box::new(read)), priority, detached: false };
         state.loads.insert(unit, entry);
         state.queue.push(unit, priority);
         drop(state);
@@ -122,6 +121,12 @@ impl<V> Loader<V> {
         self.shared.lock().loads.len()
     }
 
+    /// Puts the units that wait for a thread or are being read into `units`, in no order.
+    pub(crate) fn list_in_flight(&self, units: &mut Vec<UnitId>) {
+        units.clear();
+        units.extend(self.shared.lock().loads.keys());
+    }
+
     /// Cancels loads that nobody holds a handle of, the least urgent first, until they amount to `wanted_bytes` by
     /// `bytes_of`, and returns how much they do amount to. Loads that no thread has begun are gone when this returns,
     /// the others stop soon.
@@ -136,7 +141,7 @@ impl<V> Loader<V> {
             }
         }
         while freed_bytes < wanted_bytes {
-            let unwanted = |entry: &Entry<V>| entry.handles == 0 && !entry.outcome.should_stop();
+            let unwanted = |entry: &Entry<V>| entry.outcome.handles() == 0 && !entry.outcome.should_stop();
             let idle = state.loads.iter().filter(|(_, entry)| unwanted(entry));
             let Some((&unit, _)) = idle.max_by_key(|&(unit, entry)| (entry.priority, *unit)) else { break };
             freed_bytes += bytes_of(unit);
@@ -207,7 +212,7 @@ impl<V> Shared<V> {
 
     fn join(self: &Arc<Self>, state: &mut State<V>, unit: UnitId, priority: Priority) -> Option<Load<V>> {
         let entry = state.loads.get_mut(&unit)?;
-        entry.handles += 1;
+        entry.outcome.add_handle();
         entry.priority = entry.priority.min(priority);
         entry.outcome.set_stop(state.stopping);
         let load = Load::new(unit, Arc::clone(&entry.outcome), Arc::clone(self));
@@ -215,10 +220,9 @@ impl<V> Shared<V> {
         Some(load)
     }
 
-    pub(crate) fn add_handle(&self, unit: UnitId, outcome: &Arc<Outcome<V>>) {
-        if let Some(entry) = self.lock().entry(unit, outcome) {
-            entry.handles += 1;
-        }
+    pub(crate) fn add_handle(&self, outcome: &Outcome<V>) {
+        let _counting = self.lock();
+        outcome.add_handle();
     }
 
     pub(crate) fn detach(&self, unit: UnitId, outcome: &Arc<Outcome<V>>) {
@@ -229,13 +233,15 @@ impl<V> Shared<V> {
 
     pub(crate) fn drop_handle(&self, unit: UnitId, outcome: &Arc<Outcome<V>>) {
         let mut state = self.lock();
-        let Some(entry) = state.entry(unit, outcome) else { return };
-        entry.handles -= 1;
-        if entry.handles > 0 || entry.detached {
+        if outcome.drop_handle() > 0 {
             return;
         }
-        let unread = state.cancel(unit);
+        let unread = match state.entry(unit, outcome) {
+            Some(entry) if !entry.detached => state.cancel(unit),
+            _ => None,
+        };
         drop(state);
+        outcome.forget_result();
         unread.into_iter().for_each(|read| self.give_up(read));
     }
 
@@ -250,8 +256,6 @@ impl<V> Shared<V> {
             let result = catch_unwind(AssertUnwindSafe(|| read(&|| outcome.should_stop())));
             self.lock().loads.remove(&unit);
             outcome.complete(result.unwrap_or(Err(LoadError::Panicked)));
-            // Where nobody holds a handle, this drops the value.
-            drop(outcome);
             (self.after_each)();
         }
     }

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use smoke_cache::{Cache, EvictionPolicy, Incoming, Lease, ReserveError};
+use smoke_cache::{Cache, EvictionPolicy, Incoming, Lease, ReserveError, Residency};
 use smoke_core::{Access, Budget, ExpectedUse, Permit, Purpose, Step, UnitId};
 use smoke_predict::AccessPredictor;
 use smoke_storage::{AlignedBuffer, Extent, UnitMap, WeightSource};
@@ -15,7 +15,7 @@ use crate::loader::Loader;
 use crate::planner::{Snapshot, default_read_ahead_bytes, next_loads};
 use crate::queue::Priority;
 use crate::reader::Reader;
-use crate::room::{Room, Waited};
+use crate::room::{Booking, Patience, Room, Waited, WhenStuck};
 use crate::stats::StreamStats;
 
 /// A use less likely than this is not read ahead: at even odds the read costs as much as it saves.
@@ -52,6 +52,7 @@ pub(crate) struct Setting {
 struct Inner {
     setting: Setting,
     largest: Option<UnitId>,
+    total_bytes: u64,
     reader: Arc<Reader>,
     cache: Cache<AlignedBuffer>,
     loader: Loader<Lease<AlignedBuffer>>,
@@ -69,6 +70,8 @@ struct Foresight {
     /// Units that were read ahead, or are being, and have not been used since. The cache and the loader are the truth:
     /// what neither of them has any more is forgotten before each plan, and may be loaded again.
     ahead: Vec<UnitId>,
+    // Scratch of the planner, so that planning allocates nothing.
+    in_flight: Vec<UnitId>,
     upcoming: Vec<ExpectedUse>,
     planned: Vec<ExpectedUse>,
 }
@@ -96,10 +99,12 @@ impl Streamer {
             step: Step(0),
             trace: Vec::new(),
             ahead: Vec::new(),
+            in_flight: Vec::new(),
             upcoming: Vec::new(),
             planned: Vec::new(),
         };
         let inner = Inner {
+            total_bytes: setting.unit_bytes.iter().sum(),
             setting,
             largest,
             reader: Arc::new(reader),
@@ -123,12 +128,12 @@ impl Streamer {
     pub fn acquire(&self, unit: UnitId) -> Result<UnitLease, StreamError> {
         let inner = &*self.inner;
         inner.check_unit(unit)?;
-        let _acquiring = inner.room.enter();
+        let _acquiring = inner.room.enter(WhenStuck::Fail);
         let there = inner.lease_now(unit);
         let on_time = u64::from(there.is_some());
         let lease = match there {
             Some(lease) => lease,
-            None => inner.lease_late(unit, None)?,
+            None => inner.lease_late(unit, None, &mut inner.room.patience())?,
         };
         inner.observe(&[unit], on_time);
         Ok(lease)
@@ -145,14 +150,17 @@ impl Streamer {
     pub fn acquire_all(&self, units: &[UnitId]) -> Result<Vec<UnitLease>, StreamError> {
         let inner = &*self.inner;
         units.iter().try_for_each(|&unit| inner.check_unit(unit))?;
-        let _acquiring = inner.room.enter();
-        let own_before = inner.room.own_leases();
         inner.check_sum(units)?;
+        let when_stuck = if inner.room.own_leases() == 0 { WhenStuck::GiveWay } else { WhenStuck::Fail };
+        let _acquiring = inner.room.enter(when_stuck);
+        let mut patience = inner.room.patience();
         loop {
-            match inner.lease_all(units) {
+            match inner.lease_all(units, &mut patience) {
                 Ok(leases) => return Ok(leases),
                 // The others hold leases and wait as this did. What this held is free now, so one of them goes on.
-                Err(Refusal { may_retry: true, .. }) if own_before == 0 => inner.room.wait_for_the_others(),
+                Err(Refusal { may_retry: true, .. }) if when_stuck == WhenStuck::GiveWay => {
+                    inner.room.wait_for_the_others(&patience);
+                }
                 Err(refusal) => return Err(refusal.error),
             }
         }
@@ -193,7 +201,8 @@ impl Streamer {
     /// If it does not fit even then, because of leases and other memory that will not become free.
     pub fn make_room(&self, bytes: u64) -> Result<Permit, StreamError> {
         let inner = &*self.inner;
-        let _acquiring = inner.room.enter();
+        let _acquiring = inner.room.enter(WhenStuck::Fail);
+        let mut patience = inner.room.patience();
         loop {
             let seen = inner.room.generation();
             let foresight = inner.foresight();
@@ -201,7 +210,7 @@ impl Streamer {
             drop(foresight);
             match made {
                 Ok(permit) => return Ok(permit),
-                Err(error) => inner.await_room(seen, error, bytes).map_err(|refusal| refusal.error)?,
+                Err(error) => inner.await_room(seen, error, bytes, &mut patience).map_err(|refusal| refusal.error)?,
             }
         }
     }
@@ -273,6 +282,15 @@ impl fmt::Debug for Streamer {
             .field("loader", &self.inner.loader)
             .finish_non_exhaustive()
     }
+}
+
+/// What a step has of one of its units so far.
+enum Taken {
+    Nothing,
+    /// A load that ended holds its unit, which others must know before they wait for this thread: it is booked, and the
+    /// booking dropped after it.
+    Load(Load<Lease<AlignedBuffer>>, Booking),
+    Lease(UnitLease),
 }
 
 /// Why leases were refused.
@@ -349,10 +367,15 @@ impl Inner {
     }
 
     /// A lease of what was not in memory; `load` if it is in flight for this caller already. All of it is stall.
-    fn lease_late(&self, unit: UnitId, load: Option<Load<Lease<AlignedBuffer>>>) -> Result<UnitLease, Refusal> {
+    fn lease_late(
+        &self,
+        unit: UnitId,
+        load: Option<Load<Lease<AlignedBuffer>>>,
+        patience: &mut Patience,
+    ) -> Result<UnitLease, Refusal> {
         let clock = &*self.reader.clock;
         let start = clock.now();
-        let result = self.wait_for(unit, load);
+        let result = self.wait_for(unit, load, patience);
         self.reader.counters.add_stall(clock.now().saturating_sub(start));
         Ok(self.booked(result?))
     }
@@ -361,6 +384,7 @@ impl Inner {
         &self,
         unit: UnitId,
         mut load: Option<Load<Lease<AlignedBuffer>>>,
+        patience: &mut Patience,
     ) -> Result<Lease<AlignedBuffer>, Refusal> {
         loop {
             let seen = self.room.generation();
@@ -385,23 +409,30 @@ impl Inner {
                 Ok(begun) => load = Some(begun),
                 // Loaded in this very moment.
                 Err(ReserveError::AlreadyResident { .. }) => {}
-                Err(error) => self.await_room(seen, error, self.unit_bytes(unit))?,
+                Err(error) => self.await_room(seen, error, self.unit_bytes(unit), patience)?,
             }
         }
     }
 
-    /// All leases, or the first refusal. What is there is leased before anything is evicted for what is not.
-    fn lease_all(&self, units: &[UnitId]) -> Result<Vec<UnitLease>, Refusal> {
-        let there: Vec<Option<UnitLease>> = units.iter().map(|&unit| self.lease_now(unit)).collect();
-        let on_time = there.iter().flatten().count() as u64;
-        let missing = units.iter().zip(&there).filter(|(_, lease)| lease.is_none());
-        let begun: Vec<_> = missing.map(|(&unit, _)| self.demand(unit).ok()).collect();
-        let mut begun = begun.into_iter();
-        let lease = |(&unit, there): (&UnitId, Option<UnitLease>)| match there {
-            Some(lease) => Ok(lease),
-            None => self.lease_late(unit, begun.next().flatten()),
+    /// All leases, or the first refusal. What is there is leased before anything is evicted for what is not, and all
+    /// loads begin before the first is waited for.
+    fn lease_all(&self, units: &[UnitId], patience: &mut Patience) -> Result<Vec<UnitLease>, Refusal> {
+        let mut taken: Vec<Taken> =
+            units.iter().map(|&unit| self.lease_now(unit).map_or(Taken::Nothing, Taken::Lease)).collect();
+        let mut on_time = 0;
+        for (taken, &unit) in taken.iter_mut().zip(units) {
+            match taken {
+                Taken::Lease(_) => on_time += 1,
+                // What is refused now is asked for again when its turn comes.
+                _ => *taken = self.demand(unit).map_or(Taken::Nothing, |load| Taken::Load(load, self.room.book())),
+            }
+        }
+        let lease = |(taken, &unit): (Taken, &UnitId)| match taken {
+            Taken::Lease(lease) => Ok(lease),
+            Taken::Load(load, _booking) => self.lease_late(unit, Some(load), patience),
+            Taken::Nothing => self.lease_late(unit, None, patience),
         };
-        let leases = units.iter().zip(there).map(lease).collect::<Result<Vec<_>, Refusal>>()?;
+        let leases = taken.into_iter().zip(units).map(lease).collect::<Result<Vec<_>, Refusal>>()?;
         self.observe(units, on_time);
         Ok(leases)
     }
@@ -440,7 +471,13 @@ impl Inner {
 
     /// After the cache has refused: frees what is being read ahead and waits for a change, or says that there will be
     /// none. `seen` is the generation from before the attempt.
-    fn await_room(&self, seen: u64, error: ReserveError, wanted_bytes: u64) -> Result<(), Refusal> {
+    fn await_room(
+        &self,
+        seen: u64,
+        error: ReserveError,
+        wanted_bytes: u64,
+        patience: &mut Patience,
+    ) -> Result<(), Refusal> {
         let (free_bytes, leased_bytes) = match error {
             ReserveError::NoRoom { free_bytes, leased_bytes, .. } => {
                 self.cancel_prefetches(wanted_bytes.saturating_sub(free_bytes));
@@ -456,7 +493,7 @@ impl Inner {
         if wanted_bytes > limit_bytes {
             return Err(no_room.into());
         }
-        match self.room.wait(seen) {
+        match self.room.wait(seen, patience) {
             Waited::Changed => Ok(()),
             Waited::Stuck { others_wait } => Err(Refusal { error: no_room, may_retry: others_wait }),
         }
@@ -479,7 +516,7 @@ impl Inner {
     }
 
     fn plan(&self, foresight: &mut Foresight) {
-        let Foresight { predictor, step, ahead, upcoming, planned, .. } = foresight;
+        let Foresight { predictor, step, ahead, in_flight, upcoming, planned, .. } = foresight;
         if self.room.is_wanted() {
             // Whoever waits for room would be overtaken.
             return;
@@ -493,8 +530,17 @@ impl Inner {
             default_read_ahead_bytes(budget.limit_bytes(), self.largest.map_or(0, |unit| self.unit_bytes(unit)))
         });
         // In this order: a load that ends in between is in the cache then.
-        let is_present = |unit: UnitId| self.loader.contains(unit) || self.cache.contains(unit);
-        ahead.retain(|&unit| is_present(unit));
+        self.loader.list_in_flight(in_flight);
+        let is_present = |unit: UnitId, residency: &Residency<'_, AlignedBuffer>| {
+            in_flight.contains(&unit) || residency.contains(unit)
+        };
+        let residency = self.cache.residency();
+        if residency.bytes() == self.total_bytes {
+            ahead.clear();
+            return;
+        }
+        ahead.retain(|&unit| is_present(unit, &residency));
+        drop(residency);
         let ahead_bytes = ahead.iter().map(|&unit| self.unit_bytes(unit)).sum();
         if ahead_bytes >= read_ahead_bytes {
             return;
@@ -502,15 +548,17 @@ impl Inner {
         upcoming.clear();
         predictor.upcoming(self.horizon_steps(read_ahead_bytes), upcoming);
         planned.clear();
+        let residency = self.cache.residency();
         let snapshot = Snapshot {
             upcoming,
             unit_bytes: &self.setting.unit_bytes,
             ahead_bytes,
             read_ahead_bytes,
             least_probability: LEAST_PROBABILITY,
-            is_present: &is_present,
+            is_present: &|unit| is_present(unit, &residency),
         };
         next_loads(&snapshot, planned);
+        drop(residency);
         for expected in &*planned {
             let priority = Priority::Prefetch { distance: step.0 + expected.distance };
             match self.begin(expected.unit, priority, &**predictor) {
@@ -528,7 +576,7 @@ impl Inner {
     /// Far enough to see twice the read-ahead, if all of it were missing.
     fn horizon_steps(&self, read_ahead_bytes: u64) -> u64 {
         let units = self.setting.unit_bytes.len() as u64;
-        let mean_bytes = (self.reader.units.total_buffer_bytes() / units.max(1)).max(1);
+        let mean_bytes = (self.total_bytes / units.max(1)).max(1);
         (read_ahead_bytes / mean_bytes * 2).clamp(*HORIZON_STEPS.start(), *HORIZON_STEPS.end())
     }
 }

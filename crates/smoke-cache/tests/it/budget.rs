@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use proptest::prelude::*;
+use smoke_cache::conformance::ScriptedForecast;
 use smoke_cache::policy::{self, Lru, NextUse};
 use smoke_cache::{Budget, Cache, EvictionPolicy, Incoming, Lease, Permit, Reservation, ReserveError};
 use smoke_core::{NoForecast, Purpose, UnitId};
@@ -61,7 +62,7 @@ fn take<T>(from: &mut Vec<T>, at: usize) -> Option<T> {
 }
 
 fn policies() -> Vec<Box<dyn EvictionPolicy>> {
-    policy::NAMES.iter().map(|name| policy::by_name(name).unwrap()).collect()
+    policy::NAMES.iter().filter_map(|name| policy::by_name(name)).collect()
 }
 
 proptest! {
@@ -193,9 +194,8 @@ fn the_first_use_of_what_was_read_is_no_hit() {
 #[test]
 fn a_clone_of_a_lease_holds_the_unit() {
     let cache: Cache<u8> = Cache::new(Budget::new(10), NextUse);
-    let reserve = |unit| {
-        cache.reserve(Incoming { unit: UnitId(unit), bytes: 10, purpose: Purpose::Demand }, &NoForecast)
-    };
+    let reserve =
+        |unit| cache.reserve(Incoming { unit: UnitId(unit), bytes: 10, purpose: Purpose::Demand }, &NoForecast);
     let lease = reserve(0).unwrap().fill(7);
     let clone = lease.clone();
     drop(lease);
@@ -246,4 +246,23 @@ fn evicting_to_a_limit_leaves_only_what_is_in_use() {
         is_done.store(true, Ordering::SeqCst);
         assert_eq!(unlike, 0, "rounds that left more than the two units in use");
     });
+}
+
+/// Whatever the policy would give up: it has to be read again before what comes in is used.
+#[test]
+fn a_prefetch_evicts_nothing_that_is_needed_before_it() {
+    let distances = [(0, 4), (1, 6), (2, 5), (3, 5)].map(|(unit, distance)| (UnitId(unit), distance));
+    let forecast = ScriptedForecast { distances: distances.into() };
+    for policy in policies() {
+        let name = format!("{policy:?}");
+        let cache: Cache<()> = Cache::new(Budget::new(3), policy);
+        let reserve = |unit, bytes| cache.reserve(Incoming { unit, bytes, purpose: Purpose::Prefetch }, &forecast);
+        for unit in (0..3).map(UnitId) {
+            drop(reserve(unit, 1).unwrap().fill(()));
+        }
+        assert_eq!(reserve(UnitId(3), 2).unwrap_err(), ReserveError::Declined { unit: UnitId(3) }, "{name}");
+        drop(reserve(UnitId(3), 1).unwrap().fill(()));
+        let resident: Vec<u32> = cache.resident().iter().map(|candidate| candidate.unit.0).collect();
+        assert_eq!(resident, [0, 2, 3], "{name}");
+    }
 }

@@ -115,6 +115,8 @@ struct Orders {
     failures: HashMap<u32, VecDeque<SourceErrorKind>>,
     every: Option<(u64, SourceErrorKind)>,
     reads: Vec<u32>,
+    reading: HashMap<u32, usize>,
+    most_at_once: usize,
 }
 
 impl Obedient {
@@ -164,6 +166,11 @@ impl Obedient {
         self.reads().into_iter().filter(|&read| read == unit).count()
     }
 
+    /// The most reads of one unit that there were at the same time.
+    pub(crate) fn most_reads_at_once(&self) -> usize {
+        self.orders.lock().unwrap().most_at_once
+    }
+
     /// Notes at each read how much of `budget` is used.
     pub(crate) fn watch(&self, budget: &Budget) {
         self.watched.set(budget.clone()).unwrap();
@@ -177,6 +184,10 @@ impl Obedient {
     fn obey(&self, unit: u32) -> Result<(), SourceError> {
         let mut orders = self.orders.lock().unwrap();
         orders.reads.push(unit);
+        let reading = orders.reading.entry(unit).or_default();
+        *reading += 1;
+        let at_once = *reading;
+        orders.most_at_once = orders.most_at_once.max(at_once);
         orders.at_the_gate += 1;
         self.told.notify_all();
         orders = self.told.wait_while(orders, |orders| orders.is_closed).unwrap();
@@ -201,7 +212,9 @@ impl WeightSource for Obedient {
             self.most_used_bytes.fetch_max(budget.used_bytes(), Ordering::SeqCst);
         }
         let unit = self.extents.iter().position(|unit| (unit.offset..unit.offset + unit.len).contains(&extent.offset));
-        self.obey(unit.unwrap_or(0) as u32)?;
-        self.memory.read_at(extent, buf)
+        let unit = unit.unwrap_or(0) as u32;
+        let result = self.obey(unit).and_then(|()| self.memory.read_at(extent, buf));
+        *self.orders.lock().unwrap().reading.entry(unit).or_default() -= 1;
+        result
     }
 }

@@ -174,7 +174,9 @@ fn a_budget_too_small_is_an_error_that_says_what_would_do() {
     let _other = budget.try_acquire(2 * PAGE).unwrap();
     let error = model.builder().budget(budget).build().unwrap_err();
     match &error {
-        StreamError::BudgetTooSmall { smallest_bytes, unit, .. } => assert_eq!((*smallest_bytes, unit.0), (5 * PAGE, 1)),
+        StreamError::BudgetTooSmall { smallest_bytes, unit, .. } => {
+            assert_eq!((*smallest_bytes, unit.0), (5 * PAGE, 1))
+        }
         other => panic!("{other:?}"),
     }
     assert!(error.to_string().contains("20480"), "{error}");
@@ -272,6 +274,30 @@ fn steps_of_several_threads_do_not_wait_for_one_another() {
                 }
             });
         }
+    });
+    assert!(streamer.budget().peak_bytes() <= 3 * PAGE);
+}
+
+/// One step holds the unit of a load that it has not leased yet, the other a lease: the second must give way and try
+/// again, not fail.
+#[test]
+fn a_step_that_holds_a_finished_load_is_known_to_hold_it() {
+    // In memory: 0 and 3 fill the room, as do 1 and 2, and any other pair does not fit beside either.
+    let mut model = Model::new(&[2 * PAGE, 2 * PAGE, PAGE, PAGE]);
+    let streamer = model.builder().budget(Budget::new(3 * PAGE)).predictor(NoForecast).build().unwrap();
+    let blocking = streamer.acquire(UnitId(0)).unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| streamer.acquire_all(&units([1, 2])).map(drop));
+        until_loaded(&streamer, 2);
+        let accesses = streamer.cache().stats().accesses;
+        let second = scope.spawn(|| streamer.acquire_all(&units([0, 3])).map(drop));
+        while streamer.cache().stats().accesses == accesses {
+            std::thread::yield_now();
+        }
+        // From here the first waits with 2, which it has not leased, and the second with a lease of 0.
+        drop(blocking);
+        first.join().unwrap().unwrap();
+        second.join().unwrap().unwrap();
     });
     assert!(streamer.budget().peak_bytes() <= 3 * PAGE);
 }
@@ -476,10 +502,8 @@ fn a_source_that_panics_is_an_error() {
     map.begin_unit();
     map.push(Extent { file: 0, offset: 0, len: 9 });
     let units = map.finish(smoke_storage::WeightSource::index(&source)).unwrap();
-    let streamer = Streamer::builder(Arc::new(source), units)
-        .predictor(CyclicPredictor::new(Vec::new()))
-        .build()
-        .unwrap();
+    let streamer =
+        Streamer::builder(Arc::new(source), units).predictor(CyclicPredictor::new(Vec::new())).build().unwrap();
     assert!(matches!(streamer.acquire(UnitId(0)), Err(StreamError::Panicked { unit: UnitId(0) })));
     assert_eq!(streamer.budget().used_bytes(), 0);
 }
