@@ -23,7 +23,7 @@ pub(super) const ROWS: usize = 16;
 /// Tokens of a tile: what lies together, and is multiplied together.
 pub(super) const TILE: usize = 8;
 /// Up to so many tokens go without a panel.
-pub(super) const FEW: usize = 4;
+pub(super) const FEW: usize = 8;
 /// Groups of a panel, a multiple of the groups of every block. A panel and the elements of a tile fill two thirds of a
 /// first-level cache of 32 KiB.
 pub(super) const PANEL_GROUPS: usize = 16;

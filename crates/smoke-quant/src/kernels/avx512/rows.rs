@@ -86,7 +86,11 @@ macro_rules! uses {
                     2 => multiply_tokens::<2>(rows, ahead, tile, sums),
                     3 => multiply_tokens::<3>(rows, ahead, tile, sums),
                     4 => multiply_tokens::<4>(rows, ahead, tile, sums),
-                    other => unreachable!("few tokens are one to four, not {other}"),
+                    5 => multiply_tokens::<5>(rows, ahead, tile, sums),
+                    6 => multiply_tokens::<6>(rows, ahead, tile, sums),
+                    7 => multiply_tokens::<7>(rows, ahead, tile, sums),
+                    8 => multiply_tokens::<8>(rows, ahead, tile, sums),
+                    other => unreachable!("few tokens are one to eight, not {other}"),
                 }
             }
 
