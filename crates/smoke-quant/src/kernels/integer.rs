@@ -51,7 +51,7 @@ impl Layout {
             Encoding::Q4_0 => Some(Self::Offset(8)),
             Encoding::Q5_0 => Some(Self::Offset(16)),
             Encoding::Q6_K => Some(Self::HalfOffset(32)),
-            Encoding::Q4_1 | Encoding::Q5_1 | Encoding::Q4_K | Encoding::Q5_K => Some(Self::Bias),
+            Encoding::I8_1 | Encoding::Q4_1 | Encoding::Q5_1 | Encoding::Q4_K | Encoding::Q5_K => Some(Self::Bias),
             _ => None,
         }
     }

@@ -110,6 +110,7 @@ fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
         Encoding::F16 => float::decode_f16(bytes, out),
         Encoding::BF16 => decode_blocks(blocks::bf16, bytes, out),
         Encoding::Q8_0 => block32::decode_q8_0(bytes, out),
+        Encoding::I8_1 => decode_blocks(blocks::i8_1, bytes, out),
         _ => groups::with_groups!(encoding, groups::decode(bytes, out)),
     }
 }
@@ -119,6 +120,7 @@ fn dot_rows(encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]) {
     match encoding {
         Encoding::F64 | Encoding::F32 | Encoding::F16 | Encoding::BF16 => float::dot_rows(encoding, bytes, x, y),
         Encoding::Q8_0 => block32::dot_rows_q8_0(bytes, x, y),
+        Encoding::I8_1 => block32::dot_rows_i8_1(bytes, x, y),
         _ => groups::with_groups!(encoding, dot::dot_rows(bytes, x, y)),
     }
 }
