@@ -4,7 +4,8 @@ use std::fmt;
 ///
 /// The plain encodings store one element after another, little-endian. The `Q…` encodings are those of GGUF files: rows
 /// are cut into blocks of [`block_elements`](Self::block_elements) elements that share scales, and a block takes
-/// [`block_bytes`](Self::block_bytes) bytes. `smoke-quant` decodes them and multiplies by them.
+/// [`block_bytes`](Self::block_bytes) bytes. `I8_1` is this project's own, in the same style: what GGUF files lack, 8-bit
+/// codes with a minimum. `smoke-quant` decodes all of them and multiplies by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[expect(non_camel_case_types, reason = "the names that GGUF files and their users know")]
@@ -39,6 +40,9 @@ pub enum Encoding {
     Q5_1,
     /// 32 elements: f16 scale, 8-bit codes.
     Q8_0,
+    /// 32 elements: f16 scale and minimum, unsigned 8-bit codes. Asymmetric, for values that lie to one side of zero, as
+    /// `Q4_1` and `Q5_1` are; `Q4_0` and `Q8_0` are symmetric.
+    I8_1,
     /// 256 elements: 4-bit codes, 6-bit scales and minima of 8 sub-blocks.
     Q4_K,
     /// 256 elements: 5-bit codes, 6-bit scales and minima of 8 sub-blocks.
@@ -51,7 +55,7 @@ impl Encoding {
     /// Elements in one block; 1 for the plain encodings.
     pub fn block_elements(self) -> u64 {
         match self {
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::I8_1 => 32,
             Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
             _ => 1,
         }
@@ -69,6 +73,7 @@ impl Encoding {
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
             Self::Q8_0 => 34,
+            Self::I8_1 => 36,
             Self::Q4_K => 144,
             Self::Q5_K => 176,
             Self::Q6_K => 210,

@@ -22,12 +22,13 @@ const SHARED_ROWS: usize = 2048;
 const SHARED_TOKENS: usize = 64;
 /// Tokens that stream the whole matrix.
 const FEW: [usize; 4] = [1, 2, 4, 8];
-const ENCODINGS: [Encoding; 12] = [
+const ENCODINGS: [Encoding; 13] = [
     Encoding::F64,
     Encoding::F32,
     Encoding::F16,
     Encoding::BF16,
     Encoding::Q8_0,
+    Encoding::I8_1,
     Encoding::Q4_0,
     Encoding::Q4_1,
     Encoding::Q5_0,

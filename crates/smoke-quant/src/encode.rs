@@ -3,7 +3,7 @@ use smoke_core::Encoding;
 use crate::PackedError;
 use crate::error::bytes_for;
 
-/// Appends `values` to `out`, encoded: F32, F16, BF16 (nearest value), Q8_0, Q4_0 and Q4_1 (nearest codes under the scale
+/// Appends `values` to `out`, encoded: F32, F16, BF16 (nearest value), Q8_0, I8_1, Q4_0 and Q4_1 (nearest codes under the scale
 /// that the block's extremes give).
 ///
 /// Meant for test models and small files: it is not threaded and does not search for better scales. Values that are not
@@ -18,6 +18,7 @@ pub fn encode(encoding: Encoding, values: &[f32], out: &mut Vec<u8>) -> Result<(
         Encoding::F16 => |values, out| out.extend(values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes())),
         Encoding::BF16 => |values, out| out.extend(values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())),
         Encoding::Q8_0 => |values, out| values.as_chunks().0.iter().for_each(|block| q8_0(block, out)),
+        Encoding::I8_1 => |values, out| values.as_chunks().0.iter().for_each(|block| i8_1(block, out)),
         Encoding::Q4_0 => |values, out| values.as_chunks().0.iter().for_each(|block| q4_0(block, out)),
         Encoding::Q4_1 => |values, out| values.as_chunks().0.iter().for_each(|block| q4_1(block, out)),
         _ => return Err(PackedError::NotEncodable { encoding }),
@@ -45,12 +46,25 @@ fn q4_0(block: &[f32; 32], out: &mut Vec<u8>) {
 }
 
 fn q4_1(block: &[f32; 32], out: &mut Vec<u8>) {
-    let (least, most) = block.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, m), &v| (l.min(v), m.max(v)));
+    let (least, most) = extremes(block);
     let scale = (most - least) / 15.0;
     let inverse = inverse(scale);
     out.extend(half::f16::from_f32(scale).to_le_bytes());
     out.extend(half::f16::from_f32(least).to_le_bytes());
     extend_nibbles(block.map(|v| (v - least) * inverse), out);
+}
+
+fn i8_1(block: &[f32; 32], out: &mut Vec<u8>) {
+    let (least, most) = extremes(block);
+    let scale = (most - least) / 255.0;
+    let inverse = inverse(scale);
+    out.extend(half::f16::from_f32(scale).to_le_bytes());
+    out.extend(half::f16::from_f32(least).to_le_bytes());
+    out.extend(block.map(|v| ((v - least) * inverse).round() as u8));
+}
+
+fn extremes(block: &[f32; 32]) -> (f32, f32) {
+    block.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), &v| (least.min(v), most.max(v)))
 }
 
 fn extend_nibbles(codes: [f32; 32], out: &mut Vec<u8>) {

@@ -5,13 +5,13 @@ use smoke_core::Encoding;
 #[non_exhaustive]
 pub enum PackedError {
     /// The encoding is one of integers or truth values, which weights are not.
-    #[error("{encoding} holds no weights: only floats and the Q encodings can be decoded")]
+    #[error("{encoding} holds no weights: only floats and the block encodings can be decoded")]
     NotWeights {
         /// The encoding that was asked for.
         encoding: Encoding,
     },
     /// Decoding is known, encoding is not.
-    #[error("cannot encode to {encoding}: only F32, F16, BF16, Q8_0, Q4_0 and Q4_1 can be written")]
+    #[error("cannot encode to {encoding}: only F32, F16, BF16, Q8_0, I8_1, Q4_0 and Q4_1 can be written")]
     NotEncodable {
         /// The encoding that was asked for.
         encoding: Encoding,

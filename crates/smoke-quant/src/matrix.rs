@@ -12,9 +12,7 @@ const SERIAL_WEIGHTS: usize = 1 << 15;
 const PIECES_PER_THREAD: usize = 8;
 /// Pieces are whole panels of every instruction set.
 const PIECE_ROWS: usize = 16;
-/// Up to so many tokens are multiplied one by one, while the rows are in the cache; more share unpacked panels.
-const SINGLE_TOKENS: usize = 2;
-/// Packed bytes that single tokens share while they are in the first-level cache.
+/// Packed bytes that a few tokens share while they are in the first-level cache.
 const SHARED_BYTES: usize = 16 << 10;
 
 /// A matrix of packed weights: borrowed bytes, an encoding and a shape.
@@ -100,9 +98,9 @@ impl<'a> PackedMatrix<'a> {
                 let x = Quantized::new(integers, self.encoding, x, self.columns, words);
                 self.for_each_rows(&y, |bytes, y| kernels::integer_product(integers, &shape, bytes, x, y));
             });
-        } else if tokens <= SINGLE_TOKENS {
+        } else if tokens <= kernels.few() {
             self.with_arranged(kernels, x, |x| {
-                self.for_each_rows(&y, |bytes, y| self.single_tokens(kernels, bytes, x, y));
+                self.for_each_rows(&y, |bytes, y| self.few_tokens(kernels, bytes, x, y));
             });
         } else {
             self.for_each_rows(&y, |bytes, y| kernels::product(kernels, &shape, bytes, x, y));
@@ -156,22 +154,17 @@ impl<'a> PackedMatrix<'a> {
             return run(x);
         }
         with_scratch(len * (x.len() / self.columns), |scratch: &mut [f32]| {
-            for (x, arranged) in x.chunks_exact(self.columns).zip(scratch.chunks_exact_mut(len)) {
-                kernels.arrange(self.encoding, x, arranged);
-            }
+            kernels.arrange(self.encoding, x, self.columns, scratch);
             run(scratch);
         });
     }
 
-    /// Multiplies a few tokens one by one by the rows in `bytes`, some rows at a time.
-    fn single_tokens(&self, kernels: &dyn Kernels, bytes: &[u8], x: &[f32], y: &mut Piece<'_>) {
-        let width = x.len() / y.tokens();
-        let rows = if y.tokens() == 1 { y.width() } else { (SHARED_BYTES / self.row_bytes).max(4) };
+    /// Multiplies a few tokens by the rows in `bytes`, some rows at a time.
+    fn few_tokens(&self, kernels: &dyn Kernels, bytes: &[u8], x: &[f32], y: &mut Piece<'_>) {
+        let rows = if y.tokens() == 1 { y.width() } else { (SHARED_BYTES / self.row_bytes).max(8) };
         for (i, bytes) in bytes.chunks(rows * self.row_bytes).enumerate() {
-            let rows = i * rows..i * rows + bytes.len() / self.row_bytes;
-            for (t, x) in x.chunks_exact(width).enumerate() {
-                kernels.dot_rows(self.encoding, bytes, x, &mut y.token(t)[rows.clone()]);
-            }
+            let first = i * rows;
+            kernels.dot_few(self.encoding, bytes, x, first..first + bytes.len() / self.row_bytes, y);
         }
     }
 

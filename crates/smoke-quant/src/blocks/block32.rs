@@ -60,3 +60,29 @@ pub(crate) fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
         *out = scale * f32::from(*code as i8);
     }
 }
+
+/// Bytes 0..2 scale, 2..4 minimum, then 32 unsigned codes.
+#[inline(always)]
+pub(crate) fn i8_1(block: &[u8; 36], out: &mut [f32; 32]) {
+    let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
+    let codes: &[u8; 32] = part(block, 4);
+    for (out, code) in out.iter_mut().zip(codes) {
+        *out = scale * f32::from(*code) + minimum;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The one encoding that no other program could give a reference for: computed by hand.
+    #[test]
+    fn i8_1_is_scale_times_code_plus_minimum() {
+        let mut block = [0; 36];
+        block[..4].copy_from_slice(&[0x00, 0x38, 0x00, 0xc0]);
+        block[4..8].copy_from_slice(&[0, 1, 128, 255]);
+        let mut out = [f32::NAN; 32];
+        i8_1(&block, &mut out);
+        assert_eq!(out[..5], [-2.0, -1.5, 62.0, 125.5, -2.0]);
+    }
+}

@@ -10,7 +10,7 @@ mod float;
 
 use smoke_core::Encoding;
 
-pub(crate) use block32::{q4_0, q4_1, q5_0, q5_1, q8_0};
+pub(crate) use block32::{i8_1, q4_0, q4_1, q5_0, q5_1, q8_0};
 pub(crate) use block256::{q4_k, q5_k, q6_k, scales_and_minima};
 pub(crate) use float::{bf16, f16, f32, f64};
 
@@ -27,6 +27,7 @@ pub(crate) fn is_known(encoding: Encoding) -> bool {
             | Encoding::Q5_0
             | Encoding::Q5_1
             | Encoding::Q8_0
+            | Encoding::I8_1
             | Encoding::Q4_K
             | Encoding::Q5_K
             | Encoding::Q6_K
@@ -48,6 +49,7 @@ macro_rules! with_block {
             smoke_core::Encoding::Q5_0 => $function($crate::blocks::q5_0, $($argument),*),
             smoke_core::Encoding::Q5_1 => $function($crate::blocks::q5_1, $($argument),*),
             smoke_core::Encoding::Q8_0 => $function($crate::blocks::q8_0, $($argument),*),
+            smoke_core::Encoding::I8_1 => $function($crate::blocks::i8_1, $($argument),*),
             smoke_core::Encoding::Q4_K => $function($crate::blocks::q4_k, $($argument),*),
             smoke_core::Encoding::Q5_K => $function($crate::blocks::q5_k, $($argument),*),
             smoke_core::Encoding::Q6_K => $function($crate::blocks::q6_k, $($argument),*),

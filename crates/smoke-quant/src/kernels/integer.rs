@@ -23,7 +23,7 @@ pub(super) const ROWS: usize = 16;
 /// Tokens of a tile: what lies together, and is multiplied together.
 pub(super) const TILE: usize = 8;
 /// Up to so many tokens go without a panel.
-pub(super) const FEW: usize = 4;
+pub(super) const FEW: usize = 8;
 /// Groups of a panel, a multiple of the groups of every block. A panel and the elements of a tile fill two thirds of a
 /// first-level cache of 32 KiB.
 pub(super) const PANEL_GROUPS: usize = 16;
@@ -51,7 +51,7 @@ impl Layout {
             Encoding::Q4_0 => Some(Self::Offset(8)),
             Encoding::Q5_0 => Some(Self::Offset(16)),
             Encoding::Q6_K => Some(Self::HalfOffset(32)),
-            Encoding::Q4_1 | Encoding::Q5_1 | Encoding::Q4_K | Encoding::Q5_K => Some(Self::Bias),
+            Encoding::I8_1 | Encoding::Q4_1 | Encoding::Q5_1 | Encoding::Q4_K | Encoding::Q5_K => Some(Self::Bias),
             _ => None,
         }
     }

@@ -13,6 +13,8 @@ mod integer;
 mod panels;
 mod scalar;
 
+use std::ops::Range;
+
 use smoke_core::Encoding;
 
 use crate::output::Piece;
@@ -31,17 +33,23 @@ pub(crate) trait Kernels: Sync {
     /// Decodes whole blocks to as many elements as `out` has, with the results of [`blocks`](crate::blocks) to the bit.
     fn decode(&self, encoding: Encoding, bytes: &[u8], out: &mut [f32]);
 
-    /// Floats that [`arrange`](Self::arrange) needs for a token of `columns` elements; 0 if
-    /// [`dot_rows`](Self::dot_rows) takes tokens as they are.
+    /// Up to so many tokens are multiplied by [`dot_few`](Self::dot_few), more share panels.
+    fn few(&self) -> usize;
+
+    /// Floats that [`arrange`](Self::arrange) needs for a token of `columns` elements; 0 if [`dot_few`](Self::dot_few)
+    /// takes tokens as they are.
     fn arranged_len(&self, _encoding: Encoding, _columns: usize) -> usize {
         0
     }
 
-    /// Puts a token into the order in which [`dot_rows`](Self::dot_rows) meets the weights.
-    fn arrange(&self, _encoding: Encoding, _x: &[f32], _arranged: &mut [f32]) {}
+    /// Puts tokens of `columns` elements into the order in which [`dot_few`](Self::dot_few) meets the weights.
+    fn arrange(&self, _encoding: Encoding, _x: &[f32], _columns: usize, _arranged: &mut [f32]) {}
 
-    /// The product of each row in `bytes` with one (arranged) token; there are as many rows as elements in `y`.
-    fn dot_rows(&self, encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]);
+    /// `y.token(t)[rows]` = rows in `bytes` · `x[t]`, for a few (arranged) tokens.
+    fn dot_few(&self, encoding: Encoding, bytes: &[u8], x: &[f32], rows: Range<usize>, y: &mut Piece<'_>);
+
+    /// Asks for bytes that will be decoded soon.
+    fn prefetch(&self, _bytes: &[u8]) {}
 
     /// Rows of a panel for [`panel_dot`](Self::panel_dot) that stay in the first-level cache.
     fn panel_rows(&self) -> usize;

@@ -55,12 +55,16 @@ pub(crate) fn product(kernels: &dyn Kernels, shape: &Shape, bytes: &[u8], x: &[f
                 }
                 let dense = &dense[..x.len() / shape.columns * depth];
                 let within = shape.bytes_of(first, width);
-                for (i, bytes) in bytes.chunks(panel_rows * shape.row_bytes).enumerate() {
+                let mut panels = bytes.chunks(panel_rows * shape.row_bytes).enumerate().peekable();
+                while let Some((i, bytes)) = panels.next() {
                     let bytes = bytes.chunks_exact(shape.row_bytes);
                     let panel = &mut panel[..bytes.len() * depth];
                     for (bytes, row) in bytes.zip(panel.chunks_exact_mut(depth)) {
                         kernels.decode(shape.encoding, &bytes[within.clone()], &mut row[..width]);
                         row[width..].fill(0.0);
+                    }
+                    if let Some((_, next)) = panels.peek() {
+                        next.chunks_exact(shape.row_bytes).for_each(|row| kernels.prefetch(&row[within.clone()]));
                     }
                     kernels.panel_dot(panel, dense, depth, first_token, i * panel_rows, y);
                 }

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use smoke_core::Encoding;
 
 use super::Kernels;
@@ -16,16 +18,20 @@ impl Kernels for Scalar {
         with_block!(encoding, decode_blocks(bytes, out));
     }
 
-    fn dot_rows(&self, encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]) {
-        if y.is_empty() {
-            return;
-        }
-        for (row, y) in bytes.chunks_exact(bytes.len() / y.len()).zip(y) {
-            *y = if encoding.block_elements() == 1 {
-                with_block!(encoding, dot_elements(row, x))
-            } else {
-                with_block!(encoding, dot_blocks(row, x))
-            };
+    fn few(&self) -> usize {
+        2
+    }
+
+    fn dot_few(&self, encoding: Encoding, bytes: &[u8], x: &[f32], rows: Range<usize>, y: &mut Piece<'_>) {
+        for (t, x) in x.chunks_exact(x.len() / y.tokens()).enumerate() {
+            let bytes = bytes.chunks_exact(bytes.len() / rows.len());
+            for (row, y) in bytes.zip(&mut y.token(t)[rows.clone()]) {
+                *y = if encoding.block_elements() == 1 {
+                    with_block!(encoding, dot_elements(row, x))
+                } else {
+                    with_block!(encoding, dot_blocks(row, x))
+                };
+            }
         }
     }
 

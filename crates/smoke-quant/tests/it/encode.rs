@@ -26,6 +26,7 @@ fn bound(encoding: Encoding, block: &[f32]) -> f32 {
         Encoding::F16 => largest * half_ulp,
         Encoding::BF16 => largest / 256.0,
         Encoding::Q8_0 => largest * (0.5 / 127.0 + half_ulp),
+        Encoding::I8_1 => (most - least) * (0.5 / 255.0 + half_ulp) + largest * half_ulp,
         // Code 15 lies at 7 steps, while the opposite extreme may lie at 8: a whole step there.
         Encoding::Q4_0 => largest * (1.0 / 8.0 + half_ulp),
         Encoding::Q4_1 => (most - least) * (0.5 / 15.0 + half_ulp) + largest * half_ulp,
@@ -33,8 +34,8 @@ fn bound(encoding: Encoding, block: &[f32]) -> f32 {
     }
 }
 
-const ENCODABLE: [Encoding; 6] =
-    [Encoding::F32, Encoding::F16, Encoding::BF16, Encoding::Q8_0, Encoding::Q4_0, Encoding::Q4_1];
+const ENCODABLE: [Encoding; 7] =
+    [Encoding::F32, Encoding::F16, Encoding::BF16, Encoding::Q8_0, Encoding::I8_1, Encoding::Q4_0, Encoding::Q4_1];
 
 #[test]
 fn values_come_back_within_the_step_of_their_block() {

@@ -3,12 +3,13 @@
 use smoke_core::Encoding;
 
 /// Every encoding of weights.
-pub(crate) const ENCODINGS: [Encoding; 12] = [
+pub(crate) const ENCODINGS: [Encoding; 13] = [
     Encoding::F64,
     Encoding::F32,
     Encoding::F16,
     Encoding::BF16,
     Encoding::Q8_0,
+    Encoding::I8_1,
     Encoding::Q4_0,
     Encoding::Q4_1,
     Encoding::Q5_0,
@@ -69,7 +70,7 @@ impl Random {
 /// Where a block has f16 numbers.
 fn halves(encoding: Encoding) -> &'static [usize] {
     match encoding {
-        Encoding::Q4_1 | Encoding::Q5_1 | Encoding::Q4_K | Encoding::Q5_K => &[0, 2],
+        Encoding::I8_1 | Encoding::Q4_1 | Encoding::Q5_1 | Encoding::Q4_K | Encoding::Q5_K => &[0, 2],
         Encoding::Q6_K => &[208],
         _ => &[0],
     }

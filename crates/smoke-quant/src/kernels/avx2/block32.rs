@@ -89,6 +89,28 @@ pub(super) fn dot_rows_q8_0(bytes: &[u8], x: &[f32], y: &mut [f32]) {
     }
 }
 
+/// I8_1 has a minimum, which the sum of the token's elements is multiplied by.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_rows_i8_1(bytes: &[u8], x: &[f32], y: &mut [f32]) {
+    let x = x.as_chunks::<32>().0;
+    for (row, y) in bytes.chunks_exact(bytes.len() / y.len()).zip(y) {
+        let mut products = _mm256_setzero_ps();
+        for (block, x) in row.as_chunks::<36>().0.iter().zip(x) {
+            prefetch_after(block);
+            let (mut dot, mut total) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+            for (i, x) in x.as_chunks::<8>().0.iter().enumerate() {
+                let codes = _mm256_cvtepu8_epi32(load_quarter_bytes(part(block, 4 + 8 * i)));
+                dot = _mm256_fmadd_ps(_mm256_cvtepi32_ps(codes), load_floats(x), dot);
+                total = _mm256_add_ps(total, load_floats(x));
+            }
+            products = _mm256_fmadd_ps(broadcast_half(part(block, 0)), dot, products);
+            products = _mm256_fmadd_ps(broadcast_half(part(block, 2)), total, products);
+        }
+        *y = sum(products);
+    }
+}
+
 /// Decodes Q8_0.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -21,9 +21,9 @@ pub(super) struct Group {
     pub(super) bias: __m256,
 }
 
-/// Whether an encoding is made of groups.
+/// Whether an encoding is made of groups. Codes of eight bits are not: see [`dot`](super::dot).
 pub(super) fn has_groups(encoding: Encoding) -> bool {
-    encoding.block_elements() > 1 && encoding != Encoding::Q8_0
+    encoding.block_elements() > 1 && !matches!(encoding, Encoding::Q8_0 | Encoding::I8_1)
 }
 
 /// Whether the biases of a block's groups come as the lanes of one register.

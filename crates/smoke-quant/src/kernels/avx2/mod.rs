@@ -13,6 +13,7 @@ mod panel;
 mod register;
 
 use std::arch::is_x86_feature_detected;
+use std::ops::Range;
 
 use smoke_core::Encoding;
 
@@ -46,17 +47,28 @@ impl Kernels for Avx2 {
         if groups::has_groups(encoding) { columns / groups::ELEMENTS * dot::ARRANGED } else { 0 }
     }
 
-    fn arrange(&self, encoding: Encoding, x: &[f32], arranged: &mut [f32]) {
-        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
-        unsafe { dot::arrange(x, groups::share_biases(encoding), arranged) }
+    fn arrange(&self, encoding: Encoding, x: &[f32], columns: usize, arranged: &mut [f32]) {
+        let len = self.arranged_len(encoding, columns);
+        for (x, arranged) in x.chunks_exact(columns).zip(arranged.chunks_exact_mut(len)) {
+            // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+            unsafe { dot::arrange(x, groups::share_biases(encoding), arranged) }
+        }
     }
 
-    fn dot_rows(&self, encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]) {
-        if y.is_empty() {
-            return;
+    fn few(&self) -> usize {
+        2
+    }
+
+    fn dot_few(&self, encoding: Encoding, bytes: &[u8], x: &[f32], rows: Range<usize>, y: &mut Piece<'_>) {
+        for (t, x) in x.chunks_exact(x.len() / y.tokens()).enumerate() {
+            let y = &mut y.token(t)[rows.clone()];
+            // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+            unsafe { dot_rows(encoding, bytes, x, y) }
         }
-        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
-        unsafe { dot_rows(encoding, bytes, x, y) }
+    }
+
+    fn prefetch(&self, bytes: &[u8]) {
+        register::prefetch(bytes);
     }
 
     fn panel_rows(&self) -> usize {
@@ -98,6 +110,7 @@ fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
         Encoding::F16 => float::decode_f16(bytes, out),
         Encoding::BF16 => decode_blocks(blocks::bf16, bytes, out),
         Encoding::Q8_0 => block32::decode_q8_0(bytes, out),
+        Encoding::I8_1 => decode_blocks(blocks::i8_1, bytes, out),
         _ => groups::with_groups!(encoding, groups::decode(bytes, out)),
     }
 }
@@ -107,6 +120,7 @@ fn dot_rows(encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]) {
     match encoding {
         Encoding::F64 | Encoding::F32 | Encoding::F16 | Encoding::BF16 => float::dot_rows(encoding, bytes, x, y),
         Encoding::Q8_0 => block32::dot_rows_q8_0(bytes, x, y),
+        Encoding::I8_1 => block32::dot_rows_i8_1(bytes, x, y),
         _ => groups::with_groups!(encoding, dot::dot_rows(bytes, x, y)),
     }
 }

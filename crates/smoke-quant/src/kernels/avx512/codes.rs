@@ -31,6 +31,12 @@ pub(super) fn q8_0(block: &Blocks<'_, 34>, mut emit: impl FnMut(usize, Codes, Sc
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn i8_1(block: &Blocks<'_, 36>, mut emit: impl FnMut(usize, Codes, Scales)) {
+    emit(0, join(transposed(block, 4), transposed(block, 20)), pairs_of_halves(transposed(block, 0)[0]));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn q4_0(block: &Blocks<'_, 18>, mut emit: impl FnMut(usize, Codes, Scales)) {
     emit(0, nibbles(transposed(block, 2)), pairs_of_halves(transposed(block, 0)[0]));
 }

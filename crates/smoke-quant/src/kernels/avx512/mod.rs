@@ -5,12 +5,15 @@
 //! to [`Avx2`].
 
 mod codes;
+mod float;
+mod panel;
 mod quantize;
 mod register;
 mod rows;
 mod tile;
 
 use std::arch::is_x86_feature_detected;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use smoke_core::Encoding;
@@ -46,20 +49,29 @@ impl Kernels for Avx512 {
         self.avx2.decode(encoding, bytes, out);
     }
 
-    fn arranged_len(&self, encoding: Encoding, columns: usize) -> usize {
-        self.avx2.arranged_len(encoding, columns)
+    fn arranged_len(&self, _encoding: Encoding, columns: usize) -> usize {
+        columns.next_multiple_of(float::LANES)
     }
 
-    fn arrange(&self, encoding: Encoding, x: &[f32], arranged: &mut [f32]) {
-        self.avx2.arrange(encoding, x, arranged);
+    fn arrange(&self, _encoding: Encoding, x: &[f32], columns: usize, arranged: &mut [f32]) {
+        float::arrange(x, columns, arranged);
     }
 
-    fn dot_rows(&self, encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]) {
-        self.avx2.dot_rows(encoding, bytes, x, y);
+    fn few(&self) -> usize {
+        float::MOST_TOKENS
+    }
+
+    fn dot_few(&self, encoding: Encoding, bytes: &[u8], x: &[f32], rows: Range<usize>, y: &mut Piece<'_>) {
+        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+        unsafe { float::dot_few(encoding, bytes, x, rows, y) }
+    }
+
+    fn prefetch(&self, bytes: &[u8]) {
+        self.avx2.prefetch(bytes);
     }
 
     fn panel_rows(&self) -> usize {
-        self.avx2.panel_rows()
+        panel::ROWS
     }
 
     fn panel_dot(
@@ -71,7 +83,8 @@ impl Kernels for Avx512 {
         first_row: usize,
         y: &mut Piece<'_>,
     ) {
-        self.avx2.panel_dot(panel, x, depth, first_token, first_row, y);
+        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+        unsafe { panel::dot(panel, x, depth, first_token, first_row, y) }
     }
 
     fn panel_scale(
@@ -83,7 +96,8 @@ impl Kernels for Avx512 {
         first_column: usize,
         y: &mut Piece<'_>,
     ) {
-        self.avx2.panel_scale(panel, width, x, x_stride, first_column, y);
+        // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
+        unsafe { panel::scale(panel, width, x, x_stride, first_column, y) }
     }
 
     fn integer(&self, encoding: Encoding) -> Option<&dyn IntegerKernels> {

@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use crate::blocks::part;
+
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn load_words(from: &[u32; 16]) -> __m512i {
@@ -64,4 +66,49 @@ pub(super) fn broadcast_float(bits: u32) -> __m512 {
 pub(super) fn prefetch<T>(line: *const T) {
     // SAFETY: every x86-64 processor has the instruction, and whatever the address, the program sees nothing of it.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+}
+
+/// How far ahead of what is read in order its followers are asked for: see the AVX2 kernels.
+const PREFETCH_BYTES: usize = 2048;
+
+/// Asks for the line that follows some way behind this one.
+#[inline(always)]
+pub(super) fn prefetch_behind<T>(line: &T) {
+    let ahead = std::ptr::from_ref(line).wrapping_byte_add(PREFETCH_BYTES);
+    // SAFETY: as in `prefetch`.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load_line(from: &[u8; 64]) -> __m512i {
+    // SAFETY: the reference covers the 64 bytes that are read; the instruction wants no alignment.
+    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load_halves(from: &[u8; 32]) -> __m256i {
+    // SAFETY: the reference covers the 32 bytes that are read; the instruction wants no alignment.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+}
+
+/// Sixteen doubles, rounded to floats.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+pub(super) fn load_doubles(from: &[u8; 128]) -> __m512 {
+    let [low, high] = [0, 64].map(|start| _mm512_cvtpd_ps(_mm512_castsi512_pd(load_line(part(from, start)))));
+    _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
+}
+
+/// Adds to the first floats of `to`, at most four.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+pub(super) fn add_to_floats(to: &mut [f32], floats: __m128) {
+    let mask = (1_u8 << to.len().min(4)) - 1;
+    // SAFETY: the mask has a bit for each element of the slice that is read and written, and no more.
+    unsafe {
+        let sums = _mm_add_ps(_mm_maskz_loadu_ps(mask, to.as_ptr()), floats);
+        _mm_mask_storeu_ps(to.as_mut_ptr(), mask, sums);
+    }
 }

@@ -15,6 +15,7 @@ use crate::kernels::integer::{ROWS, TOKEN_WORDS};
 pub(super) fn unpack(encoding: Encoding, rows: &[&[u8]; ROWS], ahead: usize, panel: &mut [u32]) {
     match encoding {
         Encoding::Q8_0 => q8_0::unpack(rows, ahead, panel),
+        Encoding::I8_1 => i8_1::unpack(rows, ahead, panel),
         Encoding::Q4_0 => q4_0::unpack(rows, ahead, panel),
         Encoding::Q4_1 => q4_1::unpack(rows, ahead, panel),
         Encoding::Q5_0 => q5_0::unpack(rows, ahead, panel),
@@ -37,6 +38,7 @@ pub(super) fn multiply_few(
 ) {
     match encoding {
         Encoding::Q8_0 => q8_0::multiply(rows, ahead, tile, sums),
+        Encoding::I8_1 => i8_1::multiply(rows, ahead, tile, sums),
         Encoding::Q4_0 => q4_0::multiply(rows, ahead, tile, sums),
         Encoding::Q4_1 => q4_1::multiply(rows, ahead, tile, sums),
         Encoding::Q5_0 => q5_0::multiply(rows, ahead, tile, sums),
@@ -86,7 +88,11 @@ macro_rules! uses {
                     2 => multiply_tokens::<2>(rows, ahead, tile, sums),
                     3 => multiply_tokens::<3>(rows, ahead, tile, sums),
                     4 => multiply_tokens::<4>(rows, ahead, tile, sums),
-                    other => unreachable!("few tokens are one to four, not {other}"),
+                    5 => multiply_tokens::<5>(rows, ahead, tile, sums),
+                    6 => multiply_tokens::<6>(rows, ahead, tile, sums),
+                    7 => multiply_tokens::<7>(rows, ahead, tile, sums),
+                    8 => multiply_tokens::<8>(rows, ahead, tile, sums),
+                    other => unreachable!("few tokens are one to eight, not {other}"),
                 }
             }
 
@@ -119,6 +125,7 @@ macro_rules! uses {
 }
 
 uses!(q8_0, 34, 1, 8, false);
+uses!(i8_1, 36, 1, 8, true);
 uses!(q4_0, 18, 1, 8, false);
 uses!(q4_1, 20, 1, 8, true);
 uses!(q5_0, 22, 1, 8, false);
