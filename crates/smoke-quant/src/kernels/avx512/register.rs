@@ -105,7 +105,11 @@ pub(super) fn load_doubles(from: &[u8; 128]) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl")]
 pub(super) fn add_to_floats(to: &mut [f32], floats: __m128) {
-    let mask = (1_u8 << to.len().min(4)) - 1;
+    if let Some(to) = to.first_chunk_mut::<4>() {
+        // SAFETY: the reference covers the 16 bytes that are read and written; the instructions want no alignment.
+        return unsafe { _mm_storeu_ps(to.as_mut_ptr(), _mm_add_ps(_mm_loadu_ps(to.as_ptr()), floats)) };
+    }
+    let mask = (1_u8 << to.len()) - 1;
     // SAFETY: the mask has a bit for each element of the slice that is read and written, and no more.
     unsafe {
         let sums = _mm_add_ps(_mm_maskz_loadu_ps(mask, to.as_ptr()), floats);
