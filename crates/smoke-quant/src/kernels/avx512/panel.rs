@@ -38,15 +38,8 @@ pub(super) fn dot(panel: &[f32], x: &[f32], depth: usize, first_token: usize, fi
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn dot_tile<const TOKENS: usize>(rows: &[f32], x: &[f32], depth: usize, range: Range<usize>, y: [&mut [f32]; TOKENS]) {
     // Where the panel ends within the tile, the last row is taken again and its sums are not written.
-    let (all_rows, all_x) = (rows, x);
-    let mut rows = [lines(all_rows, 0, depth); TILE_ROWS];
-    for r in 1..TILE_ROWS {
-        rows[r] = lines(all_rows, r.min(range.len() - 1), depth);
-    }
-    let mut x = [lines(all_x, 0, depth); TOKENS];
-    for t in 1..TOKENS {
-        x[t] = lines(all_x, t, depth);
-    }
+    let rows: [&[[f32; LANES]]; TILE_ROWS] = std::array::from_fn(|r| lines(rows, r.min(range.len() - 1), depth));
+    let x: [&[[f32; LANES]]; TOKENS] = std::array::from_fn(|t| lines(x, t, depth));
     let mut sums = [[_mm512_setzero_ps(); TILE_ROWS]; TOKENS];
     for i in 0..depth / LANES {
         let mut w = [_mm512_setzero_ps(); TILE_ROWS];
