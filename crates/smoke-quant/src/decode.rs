@@ -1,8 +1,8 @@
-use rayon::prelude::*;
 use smoke_core::Encoding;
 
 use crate::error::bytes_for;
-use crate::{Isa, PackedError};
+use crate::output::Output;
+use crate::{Isa, PackedError, threads};
 
 /// Elements that one thread decodes at a time; a whole number of blocks of every encoding.
 const PIECE_ELEMENTS: usize = 1 << 16;
@@ -10,8 +10,8 @@ const PIECE_ELEMENTS: usize = 1 << 16;
 /// Decodes `bytes` to as many elements as `out` has.
 ///
 /// The result is the same on every machine, bit for bit. F64 is rounded to f32; every other value is exact or, where an
-/// encoding's formula has more than one rounding, rounded as the formula is written. Long inputs are decoded by the
-/// threads of the current rayon pool.
+/// encoding's formula has more than one rounding, rounded as the formula is written. Long inputs are decoded on
+/// several threads, as many as for [`PackedMatrix::multiply`](crate::PackedMatrix::multiply).
 ///
 /// ```
 /// use smoke_core::Encoding;
@@ -43,9 +43,15 @@ pub fn decode_with(isa: Isa, encoding: Encoding, bytes: &[u8], out: &mut [f32]) 
     if out.len() <= PIECE_ELEMENTS {
         kernels.decode(encoding, bytes, out);
     } else {
-        let piece_bytes = bytes_for(encoding, PIECE_ELEMENTS)?;
-        let pieces = bytes.par_chunks(piece_bytes).zip(out.par_chunks_mut(PIECE_ELEMENTS));
-        pieces.for_each(|(bytes, out)| kernels.decode(encoding, bytes, out));
+        let (elements, piece_bytes) = (out.len(), bytes_for(encoding, PIECE_ELEMENTS)?);
+        let out = Output::new(out, 1, elements, elements);
+        threads::for_each(elements.div_ceil(PIECE_ELEMENTS), |i| {
+            let range = i * PIECE_ELEMENTS..elements.min((i + 1) * PIECE_ELEMENTS);
+            let bytes = &bytes[i * piece_bytes..bytes.len().min((i + 1) * piece_bytes)];
+            // SAFETY: `for_each` gives every piece once, and pieces do not overlap.
+            let mut piece = unsafe { out.piece(range) };
+            kernels.decode(encoding, bytes, piece.token(0));
+        });
     }
     Ok(())
 }

@@ -7,7 +7,8 @@ use crate::kernels::{Kernels, Scalar};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isa {
-    /// No particular instructions: portable code that the compiler vectorises as far as the target allows.
+    /// No particular instructions: portable code that the compiler vectorises as far as the target allows. All there is on
+    /// aarch64, where every target has NEON and the compiler uses it.
     Scalar,
     /// x86-64 with AVX2, FMA and F16C: every such processor since 2015.
     Avx2,

@@ -2,17 +2,25 @@
 //!
 //! A decode step of a language model touches every weight once, so it runs at the speed at which bytes reach the
 //! processor. This crate keeps the bytes few: [`PackedMatrix::multiply`] reads the weights as they lie in the file
-//! (half floats, or the block-quantised `Q…` encodings of GGUF) and unpacks them in registers, for one token, or into a
-//! scratch of cache size that all tokens share, for many. Unpacked weights are never written to memory.
+//! (half floats, or the block-quantised encodings of GGUF files) and unpacks them in registers, or, for many tokens, into a
+//! scratch of cache size that all of them share. Unpacked weights are never written to memory.
 //!
-//! - [`PackedMatrix`]: borrowed bytes with a shape; products with f32 activations, in f32, on as many threads as the
-//!   current rayon pool has;
+//! - [`PackedMatrix`]: borrowed bytes with a shape; products with f32 activations, on several threads; its documentation
+//!   says how exact they are;
 //! - [`decode`]: bytes to floats, bit for bit the same on every machine;
 //! - [`encode`]: floats to bytes, for making test models and small files;
 //! - [`Isa`]: which instructions the kernels use, found at run time.
 //!
-//! Decoding follows the encodings exactly, and activations are not quantised: a product differs from one in exact
-//! arithmetic by rounding of f32 only.
+//! | bits | symmetric about zero | with a minimum |
+//! |---|---|---|
+//! | 8 | `Q8_0` | `I8_1` |
+//! | 6 | `Q6_K` | |
+//! | 5 | `Q5_0` | `Q5_1`, `Q5_K` |
+//! | 4 | `Q4_0` | `Q4_1`, `Q4_K` |
+//!
+//! and the plain floats `F64`, `F32`, `F16`, `BF16`. `I8_1` is this project's own, the others are what GGUF files have.
+//! There are kernels for AVX-512 and AVX2. Other processors run portable code: on aarch64 the compiler makes NEON
+//! instructions of its loops, which nobody has measured yet.
 //!
 //! It is not a quantiser (nothing here searches for good scales), knows no file format (see `smoke-storage`) and no
 //! tensor framework (see `smoke-burn`).

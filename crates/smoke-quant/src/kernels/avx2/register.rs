@@ -97,3 +97,43 @@ pub(in crate::kernels) fn prefetch(bytes: &[u8]) {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocks::part;
+
+    #[test]
+    fn sums_of_lanes_are_added_to_no_more_floats_than_there_are() {
+        let Some(_) = crate::kernels::Avx2::detect() else { return };
+        let lanes = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+        for len in 0..=5 {
+            let mut to = [1.0; 6];
+            // SAFETY: the machine has the instructions, as was just asked.
+            unsafe {
+                let lanes = load_floats(&lanes);
+                add_to_floats(&mut to[..len], sums([lanes; 4]));
+                assert_eq!(sum(lanes), 36.0);
+            }
+            let expected = std::array::from_fn(|i| if i < len.min(4) { 37.0 } else { 1.0 });
+            assert_eq!(to, expected, "{len}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_loaded_in_their_order() {
+        let Some(_) = crate::kernels::Avx2::detect() else { return };
+        let bytes: [u8; 32] = std::array::from_fn(|i| i as u8);
+        let mut floats = [0.0; 8];
+        // SAFETY: the machine has the instructions, as was just asked.
+        unsafe {
+            let whole = _mm256_castsi256_si128(load_bytes(&bytes));
+            let half = load_half_bytes(part(&bytes, 0));
+            assert_eq!(_mm_movemask_epi8(_mm_cmpeq_epi8(whole, half)), 0xffff);
+            store_floats(&mut floats, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_quarter_bytes(part(&bytes, 3)))));
+            prefetch_after(&bytes);
+        }
+        prefetch(&bytes);
+        assert_eq!(floats, std::array::from_fn(|i| (i + 3) as f32));
+    }
+}

@@ -50,8 +50,10 @@ pub(super) fn q4_1(block: &Blocks<'_, 20>, mut emit: impl FnMut(usize, Codes, Sc
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn q5_0(block: &Blocks<'_, 22>, mut emit: impl FnMut(usize, Codes, Scales)) {
-    let codes = five_bits(transposed(block, 2)[0], nibbles(transposed(block, 6)));
-    emit(0, codes, pairs_of_halves(transposed(block, 0)[0]));
+    // The scale, then the fifth bits from the second half of the first word on.
+    let [first, second, ..] = transposed(block, 0);
+    let fifth = _mm512_or_si512(_mm512_srli_epi32::<16>(first), _mm512_slli_epi32::<16>(second));
+    emit(0, five_bits(fifth, nibbles(transposed(block, 6))), pairs_of_halves(first));
 }
 
 #[inline]

@@ -37,3 +37,70 @@ pub(super) fn quantize(x: &[f32], layout: Layout, stride: usize, words: &mut [u3
         words[19] = second.cast_unsigned();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{Avx512, IntegerKernels};
+
+    fn quantized(x: &[f32; GROUP], layout: Layout) -> [u32; TOKEN_WORDS] {
+        let mut words = [0; TOKEN_WORDS];
+        Avx512::detect().expect("asked before").quantize(x, layout, TOKEN_WORDS, &mut words);
+        words
+    }
+
+    fn integers(words: &[u32; TOKEN_WORDS]) -> Vec<i32> {
+        let bytes = |words: &[u32]| -> Vec<i32> {
+            words.iter().flat_map(|word| word.to_le_bytes()).map(|byte| i32::from(byte as i8)).collect()
+        };
+        bytes(&words[..8]).iter().zip(bytes(&words[8..16])).map(|(high, low)| 256 * high + low).collect()
+    }
+
+    #[test]
+    fn elements_come_back_within_half_a_step() {
+        if Avx512::detect().is_none() {
+            return;
+        }
+        for largest in [1.0, -3.0e30, 1e-30] {
+            let x: [f32; GROUP] =
+                std::array::from_fn(|i| largest * (i as f32 / 31.0).powi(3) * if i % 3 == 0 { -1.0 } else { 1.0 });
+            let words = quantized(&x, Layout::HalfOffset(32));
+            let scale = f32::from_bits(words[16]);
+            let integers = integers(&words);
+            for (x, integer) in x.iter().zip(&integers) {
+                assert!((x - scale * *integer as f32).abs() <= 0.501 * scale, "{x} became {integer} times {scale}");
+            }
+            let sums: Vec<i32> = integers.chunks(16).map(|half| half.iter().sum()).collect();
+            assert_eq!(f32::from_bits(words[17]), scale * (sums[0] + sums[1]) as f32);
+            assert_eq!([words[18].cast_signed(), words[19].cast_signed()], [-32 * sums[0], -32 * sums[1]]);
+            assert_eq!(quantized(&x, Layout::Offset(8))[18].cast_signed(), -8 * (sums[0] + sums[1]));
+        }
+    }
+
+    #[test]
+    fn the_largest_elements_fit_two_bytes() {
+        if Avx512::detect().is_none() {
+            return;
+        }
+        let x: [f32; GROUP] = std::array::from_fn(|i| if i % 2 == 0 { 5.0 } else { -5.0 });
+        let expected: Vec<i32> = (0..32).map(|i| if i % 2 == 0 { 32_639 } else { -32_639 }).collect();
+        assert_eq!(integers(&quantized(&x, Layout::Bias)), expected);
+    }
+
+    #[test]
+    fn nothing_and_next_to_nothing_are_zeros_and_what_is_not_finite_is_not_hidden() {
+        if Avx512::detect().is_none() {
+            return;
+        }
+        for tiny in [0.0, 1e-40] {
+            let words = quantized(&[tiny; GROUP], Layout::Bias);
+            assert!(f32::from_bits(words[16]).is_finite());
+            assert_eq!(integers(&words), [0; GROUP]);
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = [1.0; GROUP];
+            x[20] = bad;
+            assert!(f32::from_bits(quantized(&x, Layout::Bias)[16]).is_nan(), "{bad}");
+        }
+    }
+}

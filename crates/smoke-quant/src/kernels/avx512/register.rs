@@ -105,10 +105,69 @@ pub(super) fn load_doubles(from: &[u8; 128]) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl")]
 pub(super) fn add_to_floats(to: &mut [f32], floats: __m128) {
-    let mask = (1_u8 << to.len().min(4)) - 1;
+    if let Some(to) = to.first_chunk_mut::<4>() {
+        // SAFETY: the reference covers the 16 bytes that are read and written; the instructions want no alignment.
+        return unsafe { _mm_storeu_ps(to.as_mut_ptr(), _mm_add_ps(_mm_loadu_ps(to.as_ptr()), floats)) };
+    }
+    let mask = (1_u8 << to.len()) - 1;
     // SAFETY: the mask has a bit for each element of the slice that is read and written, and no more.
     unsafe {
         let sums = _mm_add_ps(_mm_maskz_loadu_ps(mask, to.as_ptr()), floats);
         _mm_mask_storeu_ps(to.as_mut_ptr(), mask, sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Avx512;
+
+    #[test]
+    fn what_is_stored_is_what_was_loaded() {
+        let Some(_) = Avx512::detect() else { return };
+        let words: [u32; 16] = std::array::from_fn(|i| 0x0102_0304 * i as u32);
+        let floats: [f32; 16] = std::array::from_fn(|i| i as f32);
+        let (mut words_back, mut floats_back, mut quarter) = ([0; 16], [0.0; 16], [0; 4]);
+        // SAFETY: the machine has the instructions, as was just asked.
+        unsafe {
+            store_words(&mut words_back, load_words(&words));
+            store_floats(&mut floats_back, load_floats(&floats));
+            store_quarter(&mut quarter, load_quarter(&[7; 16]));
+        }
+        assert_eq!((words_back, floats_back), (words, floats));
+        assert_eq!(quarter, [0x0707_0707; 4]);
+    }
+
+    #[test]
+    fn elements_of_other_sizes_are_widened() {
+        let Some(_) = Avx512::detect() else { return };
+        let doubles: Vec<u8> = (0..16).flat_map(|i| f64::from(i).to_le_bytes()).collect();
+        let halves: Vec<u8> = (0..16_u16).flat_map(u16::to_le_bytes).collect();
+        let (mut floats, mut words) = ([0.0; 16], [0; 16]);
+        // SAFETY: the machine has the instructions, as was just asked.
+        unsafe {
+            store_floats(&mut floats, load_doubles(part(&doubles, 0)));
+            store_words(&mut words, _mm512_cvtepu16_epi32(load_halves(part(&halves, 0))));
+        }
+        assert_eq!(floats, std::array::from_fn(|i| i as f32));
+        assert_eq!(words, std::array::from_fn(|i| i as u32));
+    }
+
+    #[test]
+    fn sums_are_added_to_no_more_floats_than_there_are() {
+        let Some(_) = Avx512::detect() else { return };
+        for len in 0..=5 {
+            let mut to = [1.0; 6];
+            // SAFETY: the machine has the instructions, as was just asked.
+            unsafe { add_to_floats(&mut to[..len], _mm_set1_ps(2.0)) };
+            let expected = std::array::from_fn(|i| if i < len.min(4) { 3.0 } else { 1.0 });
+            assert_eq!(to, expected, "{len}");
+        }
+    }
+
+    #[test]
+    fn any_address_can_be_prefetched() {
+        prefetch(std::ptr::null::<u8>());
+        prefetch_behind(&0_u8);
     }
 }

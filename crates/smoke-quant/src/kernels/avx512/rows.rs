@@ -69,7 +69,8 @@ macro_rules! uses {
                 let panel = panel.as_chunks_mut::<ROWS>().0.as_chunks_mut::<VECTORS>().0.as_chunks_mut::<GROUPS>().0;
                 let rows = rows_of_blocks(rows, panel.len());
                 for (b, groups) in panel.iter_mut().enumerate() {
-                    codes::$name(&blocks::<$bytes>(&rows, b, ahead), |g, codes, scales| {
+                    codes::$name(&blocks::<$bytes>(&rows, b), |g, codes, scales| {
+                        prefetch_group(rows[0], ahead, GROUPS, b * GROUPS + g);
                         let vectors = &mut groups[g];
                         for i in 0..8 {
                             store_words(&mut vectors[i], codes[i]);
@@ -112,7 +113,8 @@ macro_rules! uses {
                     totals[t] = load_floats(&sums[t]);
                 }
                 for (b, x) in tile.iter().enumerate() {
-                    codes::$name(&blocks::<$bytes>(&rows, b, ahead), |g, codes, scales| {
+                    codes::$name(&blocks::<$bytes>(&rows, b), |g, codes, scales| {
+                        prefetch_group(rows[0], ahead, GROUPS, b * GROUPS + g);
                         add_group!(TOKENS, WORDS, BIASED, codes, scales, &x[g], totals);
                     });
                 }
@@ -134,19 +136,25 @@ uses!(q4_k, 144, 8, 8, true);
 uses!(q5_k, 176, 8, 8, true);
 uses!(q6_k, 210, 8, 4, false);
 
-/// Block `b` of every row. As much memory as they take is prefetched, from so far `ahead` of the first row on. Always
-/// inlined, for it is short and called for every block.
+/// Block `b` of every row. Always inlined, for it is short and called for every block.
 #[inline(always)]
-fn blocks<'a, const BYTES: usize>(rows: &[&'a [[u8; BYTES]]; ROWS], b: usize, ahead: usize) -> Blocks<'a, BYTES> {
+fn blocks<'a, const BYTES: usize>(rows: &[&'a [[u8; BYTES]]; ROWS], b: usize) -> Blocks<'a, BYTES> {
     let mut blocks = [&rows[0][b]; ROWS];
     for r in 0..ROWS {
         blocks[r] = &rows[r][b];
     }
-    let start = rows[0].as_ptr().wrapping_byte_add(ahead + b * ROWS * BYTES);
-    for line in 0..(ROWS * BYTES).div_ceil(64) {
+    blocks
+}
+
+/// Prefetches as much memory as a group of sixteen rows takes: the part that falls to group `group`, from so far `ahead` of
+/// the first row on. Group by group, because more misses at once than the processor can keep in mind hold up its loads.
+#[inline(always)]
+fn prefetch_group<const BYTES: usize>(first_row: &[[u8; BYTES]], ahead: usize, groups: usize, group: usize) {
+    let bytes = ROWS * BYTES / groups;
+    let start = first_row.as_ptr().wrapping_byte_add(ahead + group * bytes);
+    for line in 0..bytes.div_ceil(64) {
         prefetch(start.wrapping_byte_add(64 * line));
     }
-    blocks
 }
 
 /// Rows as blocks, all of the same number.
