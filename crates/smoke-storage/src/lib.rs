@@ -33,6 +33,7 @@ pub mod conformance;
 mod error;
 pub mod format;
 mod index;
+mod mapping;
 mod memory;
 mod metadata;
 mod reader;
