@@ -20,7 +20,7 @@ pub struct StreamStats {
     pub on_time: u64,
     /// Time that callers waited, for units and for uncached reads.
     pub stall: Duration,
-    /// Bytes read from the source, those of loads that failed or were cancelled midway included.
+    /// Bytes read from the source. A load that failed or was cancelled counts the runs that it finished.
     pub bytes_read: u64,
     /// Reads that the source answered.
     pub reads: u64,
@@ -123,6 +123,13 @@ pub(crate) struct Counted<'a> {
     pub(crate) counters: &'a Counters,
 }
 
+impl Counted<'_> {
+    fn count(&self, bytes: usize) {
+        self.counters.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl WeightSource for Counted<'_> {
     fn index(&self) -> &TensorIndex {
         self.source.index()
@@ -130,8 +137,19 @@ impl WeightSource for Counted<'_> {
 
     fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
         self.source.read_at(extent, buf)?;
-        self.counters.bytes_read.fetch_add(buf.len() as u64, Ordering::Relaxed);
-        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        self.count(buf.len());
+        Ok(())
+    }
+
+    /// Forwarded, so that the source may keep many blocks of a unit in flight.
+    fn read_cancellable(
+        &self,
+        extent: Extent,
+        buf: &mut [u8],
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<(), SourceError> {
+        self.source.read_cancellable(extent, buf, should_stop)?;
+        self.count(buf.len());
         Ok(())
     }
 

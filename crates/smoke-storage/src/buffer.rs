@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use crate::mapping::Mapping;
 
 /// The alignment of every buffer, and the unit of its capacity.
 const PAGE: usize = 4096;
@@ -15,8 +15,12 @@ const PAGE: usize = 4096;
 const MAPPED: usize = 64 << 10;
 
 /// Bytes that begin on a page: what direct reads fill and kernels read.
+///
+/// From 2 MiB on they lie on huge pages where the system gives them, which more than doubles the rate of direct reads on
+/// some disks. Memory that was never touched costs nothing; touching it the first time does, so a buffer that is used
+/// again ([`resize`](Self::resize)) is filled faster than a new one.
 pub struct AlignedBuffer {
-    start: NonNull<u8>,
+    memory: Memory,
     len: usize,
 }
 
@@ -31,23 +35,27 @@ impl AlignedBuffer {
     /// # Panics
     /// If the system has no memory left, like any allocation.
     pub fn zeroed(len: usize) -> Self {
-        let start = match Memory::of(len) {
-            Memory::None => NonNull::<Page>::dangling().cast(),
-            Memory::Allocated(layout) => {
-                // SAFETY: the layout's size is not zero.
-                let start = unsafe { alloc_zeroed(layout) };
-                NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout))
+        Self { memory: Memory::zeroed(capacity(len)), len }
+    }
+
+    /// Changes the length, keeping the memory that is there where it is large: to be filled anew.
+    ///
+    /// Afterwards every byte is either what some byte of the buffer was before or zero.
+    ///
+    /// # Panics
+    /// If the system has no memory left, like any allocation.
+    pub fn resize(&mut self, len: usize) {
+        let bytes = capacity(len);
+        match &mut self.memory {
+            Memory::Mapped(mapping) if bytes >= MAPPED => mapping.resize(bytes),
+            _ if bytes == capacity(self.len) => {}
+            _ => {
+                // The old memory goes before the new comes, so that there are never both.
+                (self.memory, self.len) = (Memory::None, 0);
+                self.memory = Memory::zeroed(bytes);
             }
-            Memory::Mapped(bytes) => {
-                let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-                // SAFETY: a new anonymous mapping touches no memory that is in use.
-                let start = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, protection, flags) };
-                start.ok().and_then(|start| NonNull::new(start.cast())).unwrap_or_else(|| {
-                    handle_alloc_error(Layout::from_size_align(bytes, PAGE).unwrap_or(Layout::new::<Page>()))
-                })
-            }
-        };
-        Self { start, len }
+        }
+        self.len = len;
     }
 
     /// The memory that a buffer of `len` bytes occupies: a whole number of pages.
@@ -61,38 +69,59 @@ impl AlignedBuffer {
     }
 }
 
-/// Where the memory of a buffer of some length comes from.
+fn capacity(len: usize) -> usize {
+    len.checked_next_multiple_of(PAGE).expect("a length of memory that can exist")
+}
+
+/// Where the memory of a buffer comes from.
 enum Memory {
     None,
-    Allocated(Layout),
-    Mapped(usize),
+    Allocated(Allocation),
+    Mapped(Mapping),
 }
 
 #[repr(align(4096))]
 struct Page;
 
 impl Memory {
-    fn of(len: usize) -> Self {
-        let bytes = len.checked_next_multiple_of(PAGE).expect("a length of memory that can exist");
-        match Layout::from_size_align(bytes, PAGE) {
-            _ if bytes == 0 => Self::None,
-            Ok(layout) if bytes < MAPPED => Self::Allocated(layout),
-            _ => Self::Mapped(bytes),
+    /// Zeros, a whole number of pages.
+    fn zeroed(bytes: usize) -> Self {
+        match bytes {
+            0 => Self::None,
+            _ if bytes < MAPPED => Self::Allocated(Allocation::zeroed(bytes)),
+            _ => Self::Mapped(Mapping::zeroed(bytes)),
+        }
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        match self {
+            Self::None => NonNull::<Page>::dangling().cast(),
+            Self::Allocated(allocation) => allocation.start,
+            Self::Mapped(mapping) => mapping.start(),
         }
     }
 }
 
-impl Drop for AlignedBuffer {
+/// Memory of the allocator.
+struct Allocation {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Allocation {
+    fn zeroed(bytes: usize) -> Self {
+        let layout = Layout::from_size_align(bytes, PAGE).expect("a few pages");
+        assert!(layout.size() > 0, "nothing is not allocated");
+        // SAFETY: the layout's size is not zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        Self { start: NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout)), layout }
+    }
+}
+
+impl Drop for Allocation {
     fn drop(&mut self) {
-        match Memory::of(self.len) {
-            Memory::None => {}
-            // SAFETY: `zeroed` allocated it with this layout, since the length is the same.
-            Memory::Allocated(layout) => unsafe { dealloc(self.start.as_ptr(), layout) },
-            Memory::Mapped(bytes) => {
-                // SAFETY: `zeroed` mapped these bytes, and nobody can refer to them any more.
-                let _ = unsafe { munmap(self.start.as_ptr().cast(), bytes) };
-            }
-        }
+        // SAFETY: `zeroed` allocated it with this layout.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }
 
@@ -100,15 +129,15 @@ impl Deref for AlignedBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len` initialised bytes begin at `start`, and a shared borrow of the buffer forbids writing.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+        // SAFETY: at least `len` initialised bytes begin at `start`, and a shared borrow of the buffer forbids writing.
+        unsafe { std::slice::from_raw_parts(self.memory.start().as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for AlignedBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `len` initialised bytes begin at `start`, and the borrow of the buffer is unique.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+        // SAFETY: at least `len` initialised bytes begin at `start`, and the borrow of the buffer is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.start().as_ptr(), self.len) }
     }
 }
 
@@ -121,17 +150,62 @@ impl fmt::Debug for AlignedBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mapping::HUGE_PAGE;
+
+    const SIZES: [usize; 13] = [
+        0,
+        1,
+        PAGE - 1,
+        PAGE,
+        PAGE + 1,
+        MAPPED - 1,
+        MAPPED,
+        MAPPED + 1,
+        3 * MAPPED + 5,
+        HUGE_PAGE - 1,
+        HUGE_PAGE,
+        2 * HUGE_PAGE + 3 * PAGE,
+        5 * HUGE_PAGE - 7,
+    ];
 
     #[test]
     fn every_size_is_aligned_zeroed_and_writable() {
-        for len in [0, 1, PAGE - 1, PAGE, PAGE + 1, MAPPED - 1, MAPPED, MAPPED + 1, 3 * MAPPED + 5] {
+        for len in SIZES {
             let mut buffer = AlignedBuffer::zeroed(len);
             assert_eq!(buffer.len(), len);
             assert!(buffer.as_ptr().addr().is_multiple_of(PAGE));
+            assert!(len < HUGE_PAGE || buffer.as_ptr().addr().is_multiple_of(HUGE_PAGE));
             assert!(buffer.iter().all(|&byte| byte == 0));
             buffer.fill(7);
             assert!(buffer.iter().all(|&byte| byte == 7));
             assert_eq!(buffer.capacity_bytes(), len.next_multiple_of(PAGE) as u64);
+        }
+    }
+
+    #[test]
+    fn every_size_becomes_every_other() {
+        for from in SIZES {
+            for to in SIZES {
+                let mut buffer = AlignedBuffer::zeroed(from);
+                buffer.fill(7);
+                // Another mapping right behind, often: growing must not run into it.
+                let mut neighbour = AlignedBuffer::zeroed(MAPPED);
+                neighbour.fill(9);
+                buffer.resize(to);
+                assert_eq!((buffer.len(), buffer.capacity_bytes()), (to, to.next_multiple_of(PAGE) as u64));
+                assert!(buffer.as_ptr().addr().is_multiple_of(PAGE));
+                assert!(buffer.iter().all(|&byte| byte == 7 || byte == 0), "{from} to {to}");
+                // Whole huge pages stay.
+                let kept = from.min(to) / HUGE_PAGE * HUGE_PAGE;
+                assert!(buffer[..kept].iter().all(|&byte| byte == 7), "{from} to {to}");
+                buffer.fill(8);
+                assert!(buffer.iter().all(|&byte| byte == 8) && neighbour.iter().all(|&byte| byte == 9));
+                // And back again, more than once.
+                for len in [from, to, 0, from] {
+                    buffer.resize(len);
+                    buffer.fill(3);
+                }
+            }
         }
     }
 
@@ -141,5 +215,33 @@ mod tests {
         buffer[MAPPED] = 9;
         let byte = std::thread::spawn(move || buffer[MAPPED]).join().unwrap();
         assert_eq!(byte, 9);
+    }
+
+    /// Page faults of this thread that needed no disk.
+    fn faults() -> i64 {
+        // SAFETY: zeros are a valid `rusage`, and the call only writes to it.
+        unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, &mut usage), 0);
+            usage.ru_minflt
+        }
+    }
+
+    #[test]
+    fn a_buffer_used_again_faults_in_no_page() {
+        let len = 8 * HUGE_PAGE;
+        let mut buffer = AlignedBuffer::zeroed(len);
+        buffer.fill(1);
+        let before = faults();
+        for _ in 0..4 {
+            buffer.resize(len - 2 * HUGE_PAGE);
+            buffer.resize(len - 2 * HUGE_PAGE - 100);
+            buffer.fill(2);
+        }
+        let again = faults() - before;
+        assert!(again <= 4, "{again} page faults in memory that was there");
+        let before = faults();
+        AlignedBuffer::zeroed(len).fill(1);
+        assert!(faults() - before >= 8, "a new buffer should fault, else this test says nothing");
     }
 }

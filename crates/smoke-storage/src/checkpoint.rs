@@ -7,7 +7,8 @@ use crate::error::SourceError;
 use crate::format::{FormatError, parse_gguf, parse_safetensors, parse_shard_index};
 use crate::index::{FileInfo, TensorIndex, TensorInfo};
 use crate::metadata::{Format, Metadata};
-use crate::reader::{Reader, ReaderKind};
+use crate::profile::DiskProfile;
+use crate::reader::{ReadError, Reader, ReaderKind, check_range};
 use crate::source::{Extent, WeightSource};
 
 /// A checkpoint in files: safetensors, sharded safetensors or GGUF.
@@ -78,6 +79,14 @@ pub enum OpenError {
         /// The shard that was read later.
         second: PathBuf,
     },
+    /// The kernel has no io_uring, or does not allow it, or the file system does not give what it needs.
+    #[error("{path}: io_uring cannot be used ({cause}): choose another reader")]
+    Uring {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: io::Error,
+    },
     /// The file system does not give what the reader needs.
     #[error("{path}: cannot be read past the page cache ({cause}): choose another reader")]
     Direct {
@@ -105,7 +114,25 @@ impl Checkpoint {
     /// # Errors
     /// [`OpenError`] if there is none, or it is not valid, or it cannot be read in this way.
     pub fn open_with(path: impl AsRef<Path>, kind: ReaderKind) -> Result<Self, OpenError> {
-        let path = path.as_ref();
+        Self::open_parts(path.as_ref(), |parts| match kind {
+            ReaderKind::Auto | ReaderKind::Uring => {
+                let largest = parts.iter().max_by_key(|part| part.len);
+                (kind, largest.map(|part| DiskProfile::of(&part.path)).unwrap_or_default())
+            }
+            _ => (kind, DiskProfile::default()),
+        })
+    }
+
+    /// Opens as [`open`](Self::open) does, with a profile that is given instead of measured: with its reader, block size
+    /// and queue depth.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub fn open_profiled(path: impl AsRef<Path>, profile: &DiskProfile) -> Result<Self, OpenError> {
+        Self::open_parts(path.as_ref(), |_| (profile.reader, *profile))
+    }
+
+    fn open_parts(path: &Path, choose: impl FnOnce(&[Part]) -> (ReaderKind, DiskProfile)) -> Result<Self, OpenError> {
         let metadata = std::fs::metadata(path).map_err(|cause| io_error(path, cause))?;
         let file = if metadata.is_dir() { find(path)? } else { path.to_owned() };
         let directory = file.parent().map(Path::to_owned).unwrap_or_default();
@@ -124,16 +151,13 @@ impl Checkpoint {
                 vec![part]
             }
         };
-        Self::of_parts(parts, metadata, kind)
-    }
-
-    fn of_parts(parts: Vec<Part>, metadata: Metadata, kind: ReaderKind) -> Result<Self, OpenError> {
         check_distinct(&parts)?;
+        let (kind, profile) = choose(&parts);
         let mut files = Vec::new();
         let mut tensors = Vec::new();
         let mut readers = Vec::new();
         for (part, number) in parts.into_iter().zip(0..) {
-            readers.push(Reader::open(&part.path, kind)?);
+            readers.push(Reader::open(&part.path, kind, &profile)?);
             let renumbered = part.tensors.into_iter().map(|tensor| {
                 let extent = Extent { file: number, ..tensor.extent };
                 TensorInfo { extent, ..tensor }
@@ -144,6 +168,11 @@ impl Checkpoint {
         let first = files.first().map(|file| file.path.clone()).unwrap_or_default();
         let index = TensorIndex::new(files, tensors).map_err(|cause| OpenError::Format { path: first, cause })?;
         Ok(Self { index, metadata, readers })
+    }
+
+    /// How its files are read, after [`ReaderKind::Auto`] was decided. Files of one checkpoint may differ.
+    pub fn reader_kinds(&self) -> impl Iterator<Item = ReaderKind> {
+        self.readers.iter().map(Reader::kind)
     }
 
     /// What the checkpoint says beside its tensors.
@@ -158,10 +187,23 @@ impl WeightSource for Checkpoint {
     }
 
     fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
+        self.read_cancellable(extent, buf, &|| false)
+    }
+
+    fn read_cancellable(
+        &self,
+        extent: Extent,
+        buf: &mut [u8],
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<(), SourceError> {
         let file = self.index.files().get(extent.file as usize);
-        crate::reader::check_range(extent, file, buf.len())?;
+        check_range(extent, file, buf.len())?;
         let path = &self.index.files()[extent.file as usize].path;
-        self.readers[extent.file as usize].read_at(extent.offset, buf).map_err(|error| SourceError::of_io(error, path))
+        let read = self.readers[extent.file as usize].read_at(extent.offset, buf, should_stop);
+        read.map_err(|error| match error {
+            ReadError::Io(error) => SourceError::of_io(error, path),
+            ReadError::Cancelled => SourceError::cancelled(),
+        })
     }
 
     fn alignment(&self) -> u64 {

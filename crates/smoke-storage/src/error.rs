@@ -53,6 +53,10 @@ impl SourceError {
         self.kind == SourceErrorKind::Transient
     }
 
+    pub(crate) fn cancelled() -> Self {
+        Self::new(SourceErrorKind::Cancelled, "reading was cancelled")
+    }
+
     pub(crate) fn of_io(error: io::Error, path: &Path) -> Self {
         use io::ErrorKind as Io;
         /// The device failed: often for a moment only. The number is that of every Unix.

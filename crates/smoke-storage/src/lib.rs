@@ -1,7 +1,8 @@
 //! Where weights come from: checkpoint formats and readers.
 //!
 //! A [`WeightSource`] has an index of tensors and reads byte ranges. [`Checkpoint`] is the one for files: safetensors,
-//! sharded safetensors and GGUF, read past the page cache ([`ReaderKind::Direct`]), through it, or mapped. A [`UnitMap`]
+//! sharded safetensors and GGUF, read past the page cache ([`ReaderKind::Uring`], [`ReaderKind::Direct`]), through it, or
+//! mapped; a [`DiskProfile`] says which way is best. A [`UnitMap`]
 //! says which ranges are loaded together and where each lies in the buffer that they are read into.
 //!
 //! Headers are validated before anything of the size that they state is allocated. Nothing is cached here and nothing
@@ -33,10 +34,15 @@ pub mod conformance;
 mod error;
 pub mod format;
 mod index;
+mod mapping;
 mod memory;
 mod metadata;
+mod probe;
+mod profile;
 mod reader;
 mod source;
+#[cfg(test)]
+mod test_file;
 mod unit_map;
 
 pub use buffer::AlignedBuffer;
@@ -46,6 +52,7 @@ pub use format::FormatError;
 pub use index::{FileInfo, TensorIndex, TensorInfo};
 pub use memory::MemorySource;
 pub use metadata::{Format, GgufMetadata, GgufValue, Metadata, TextArray};
+pub use profile::DiskProfile;
 pub use reader::ReaderKind;
 pub use source::{Extent, WeightSource};
 pub use unit_map::{PartId, Run, UnitMap, UnitMapBuilder};

@@ -37,12 +37,43 @@ pub trait WeightSource: Debug + Send + Sync {
     /// [`SourceError`] if the range is outside its file or cannot be read.
     fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError>;
 
+    /// Like [`read_at`](Self::read_at), for what takes long: asks `should_stop` before it begins and now and then, and
+    /// returns early where the answer is yes.
+    ///
+    /// As it stands it calls `read_at` for pieces of 4 MiB. A source that reads faster what it knows as a whole does it
+    /// in its own way; one that wraps another should forward it.
+    ///
+    /// # Errors
+    /// As `read_at`, and of kind [`Cancelled`](crate::SourceErrorKind::Cancelled) if it was stopped.
+    fn read_cancellable(
+        &self,
+        extent: Extent,
+        buf: &mut [u8],
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<(), SourceError> {
+        if buf.len() as u64 != extent.len {
+            // A mistake of the caller, which this reports.
+            return self.read_at(extent, buf);
+        }
+        for (piece, number) in buf.chunks_mut(PIECE).zip(0..) {
+            if should_stop() {
+                return Err(SourceError::cancelled());
+            }
+            let offset = extent.offset.saturating_add(number * PIECE as u64);
+            self.read_at(Extent { offset, len: piece.len() as u64, ..extent }, piece)?;
+        }
+        Ok(())
+    }
+
     /// Reads whose offset, length and buffer address are multiples of this many bytes are the fastest. Any other read
     /// works, too.
     fn alignment(&self) -> u64 {
         1
     }
 }
+
+/// The most that is read between two looks at whether to stop, in bytes.
+pub(crate) const PIECE: usize = 4 << 20;
 
 macro_rules! forward {
     ($pointer:ty) => {
@@ -52,6 +83,14 @@ macro_rules! forward {
             }
             fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
                 (**self).read_at(extent, buf)
+            }
+            fn read_cancellable(
+                &self,
+                extent: Extent,
+                buf: &mut [u8],
+                should_stop: &dyn Fn() -> bool,
+            ) -> Result<(), SourceError> {
+                (**self).read_cancellable(extent, buf, should_stop)
             }
             fn alignment(&self) -> u64 {
                 (**self).alignment()

@@ -3,7 +3,7 @@ use std::ops::Range;
 use smoke_core::UnitId;
 
 use crate::buffer::AlignedBuffer;
-use crate::error::{SourceError, SourceErrorKind};
+use crate::error::SourceError;
 use crate::index::{FileInfo, TensorIndex};
 use crate::source::{Extent, WeightSource};
 
@@ -55,9 +55,6 @@ const PAGE: u64 = 4096;
 /// Reading so many bytes that nobody wants is cheaper than another read.
 const SMALL_GAP: u64 = 4096;
 
-/// The most that is read between two looks at whether to stop.
-const CHUNK: u64 = 4 << 20;
-
 impl UnitMapBuilder {
     /// No units yet, for a source of this [`alignment`](WeightSource::alignment).
     pub fn new(alignment: u64) -> Self {
@@ -83,7 +80,7 @@ impl UnitMapBuilder {
     /// Lays every unit out in its buffer.
     ///
     /// # Errors
-    /// [`SourceErrorKind::OutOfRange`] if a part is not inside its file.
+    /// [`OutOfRange`](crate::SourceErrorKind::OutOfRange) if a part is not inside its file.
     pub fn finish(self, index: &TensorIndex) -> Result<UnitMap, SourceError> {
         let units = self.units.iter().map(|parts| Unit::new(parts, self.alignment, index.files()));
         Ok(UnitMap { units: units.collect::<Result<_, _>>()? })
@@ -180,31 +177,39 @@ impl UnitMap {
         self.units[part.unit.index()].parts[part.part as usize].clone()
     }
 
-    /// Reads a unit into a buffer of its own. `should_stop` is asked every 4 MiB.
+    /// Reads a unit into a new buffer. `should_stop` is asked every few MiB.
     ///
     /// # Errors
-    /// [`SourceError`] if a read fails; of kind [`SourceErrorKind::Cancelled`] if it was stopped.
+    /// [`SourceError`] if a read fails; of kind [`Cancelled`](crate::SourceErrorKind::Cancelled) if it was stopped.
     pub fn load(
         &self,
         unit: UnitId,
         source: &dyn WeightSource,
         should_stop: &dyn Fn() -> bool,
     ) -> Result<AlignedBuffer, SourceError> {
-        let Unit { runs, buffer_len, .. } = &self.units[unit.index()];
-        let mut buffer = AlignedBuffer::zeroed(*buffer_len as usize);
-        for run in runs {
-            let mut done = 0;
-            while done < run.extent.len {
-                if should_stop() {
-                    return Err(SourceError::new(SourceErrorKind::Cancelled, "the load was cancelled"));
-                }
-                let len = CHUNK.min(run.extent.len - done);
-                let start = (run.buffer_offset + done) as usize;
-                let chunk = Extent { offset: run.extent.offset + done, len, ..run.extent };
-                source.read_at(chunk, &mut buffer[start..start + len as usize])?;
-                done += len;
-            }
-        }
+        let mut buffer = AlignedBuffer::zeroed(self.units[unit.index()].buffer_len as usize);
+        self.load_into(unit, source, &mut buffer, should_stop)?;
         Ok(buffer)
+    }
+
+    /// Reads a unit into a buffer that held something else, which becomes as long as the unit wants: cheaper than a new
+    /// one, whose pages must be made first. What lies between the unit's runs is anything that the buffer held.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); the buffer then holds anything, and may be used again.
+    pub fn load_into(
+        &self,
+        unit: UnitId,
+        source: &dyn WeightSource,
+        buffer: &mut AlignedBuffer,
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<(), SourceError> {
+        let Unit { runs, buffer_len, .. } = &self.units[unit.index()];
+        buffer.resize(*buffer_len as usize);
+        for run in runs {
+            let start = run.buffer_offset as usize;
+            source.read_cancellable(run.extent, &mut buffer[start..][..run.extent.len as usize], should_stop)?;
+        }
+        Ok(())
     }
 }

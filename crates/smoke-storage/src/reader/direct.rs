@@ -27,23 +27,34 @@ impl DirectFile {
     }
 
     pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let (aligned, rest) = Self::split(offset, buf);
+        self.read_aligned(offset, aligned)?;
+        self.bounce(offset + aligned.len() as u64, rest)
+    }
+
+    /// The part of a read that needs no bounce, and what follows it.
+    pub(crate) fn split(offset: u64, buf: &mut [u8]) -> (&mut [u8], &mut [u8]) {
         let is_aligned = offset.is_multiple_of(BLOCK as u64) && buf.as_ptr().addr().is_multiple_of(BLOCK);
         let direct = if is_aligned { buf.len() - buf.len() % BLOCK } else { 0 };
-        let (aligned, rest) = buf.split_at_mut(direct);
+        buf.split_at_mut(direct)
+    }
+
+    /// Reads what is aligned: offset, length and address.
+    pub(crate) fn read_aligned(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let mut done = 0;
-        while done < aligned.len() {
-            let read = self.read_block_at(offset + done as u64, &mut aligned[done..])?;
+        while done < buf.len() {
+            let read = self.read_block_at(offset + done as u64, &mut buf[done..])?;
             // The next read must begin on a block, too. Less than one is the end of the file.
             if read < BLOCK {
                 return Err(super::ended());
             }
             done += read - read % BLOCK;
         }
-        self.bounce(offset + direct as u64, rest)
+        Ok(())
     }
 
     /// Reads what is not aligned by way of a buffer that is.
-    fn bounce(&self, mut offset: u64, mut rest: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn bounce(&self, mut offset: u64, mut rest: &mut [u8]) -> io::Result<()> {
         if rest.is_empty() {
             return Ok(());
         }
@@ -61,6 +72,11 @@ impl DirectFile {
             (rest, offset) = (later, offset + useful as u64);
         }
         Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.0)
     }
 
     fn read_block_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {

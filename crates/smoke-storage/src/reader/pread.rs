@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -9,9 +10,16 @@ use rustix::fs::{Advice, fadvise};
 #[derive(Debug)]
 pub(crate) struct PreadFile(File);
 
+/// What the page cache keeps or forgets as a whole.
+const PAGE: u64 = 4096;
+
 impl PreadFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        File::open(path).map(Self)
+        let file = File::open(path)?;
+        // Advice only, here and below: where it is not taken, reading is as right as before. This one keeps the system
+        // from reading further than it was asked to; what it read ahead would stay after the last read.
+        let _ = fadvise(&file, 0, None, Advice::Random);
+        Ok(Self(file))
     }
 
     pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -19,8 +27,10 @@ impl PreadFile {
             io::ErrorKind::UnexpectedEof => super::ended(),
             _ => error,
         })?;
-        // Advice only: where it is not taken, reading is as right as before.
-        let _ = fadvise(&self.0, offset, std::num::NonZeroU64::new(buf.len() as u64), Advice::DontNeed);
+        // A page of which a part is named is kept, so whole pages are.
+        let start = offset - offset % PAGE;
+        let end = (offset + buf.len() as u64).next_multiple_of(PAGE);
+        let _ = fadvise(&self.0, start, NonZeroU64::new(end - start), Advice::DontNeed);
         Ok(())
     }
 }

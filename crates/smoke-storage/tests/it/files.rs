@@ -8,7 +8,8 @@ use smoke_storage::{ReaderKind, TensorIndex};
 use tempfile::TempDir;
 
 /// Every way to read a file.
-pub(crate) const READERS: [ReaderKind; 4] = [ReaderKind::Auto, ReaderKind::Mmap, ReaderKind::Pread, ReaderKind::Direct];
+pub(crate) const READERS: [ReaderKind; 5] =
+    [ReaderKind::Auto, ReaderKind::Mmap, ReaderKind::Pread, ReaderKind::Direct, ReaderKind::Uring];
 
 /// A directory on a disk: what lies in memory cannot be read past the page cache everywhere.
 pub(crate) fn directory() -> TempDir {

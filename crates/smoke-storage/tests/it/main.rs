@@ -8,6 +8,8 @@ mod files;
 mod gguf;
 mod memory;
 mod messages;
+mod page_cache;
+mod readers;
 mod safetensors;
 mod shrinking;
 mod unit_map;

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use smoke_core::{Encoding, UnitId};
 use smoke_storage::conformance::{CountingSource, FaultySource};
 use smoke_storage::{
-    Checkpoint, Extent, MemorySource, PartId, SourceError, SourceErrorKind, TensorIndex, UnitMap, UnitMapBuilder,
-    WeightSource,
+    AlignedBuffer, Checkpoint, Extent, MemorySource, PartId, SourceError, SourceErrorKind, TensorIndex, UnitMap,
+    UnitMapBuilder, WeightSource,
 };
 
 use crate::files::{READERS, directory, noise, safetensors, shard_index, tensor, write};
@@ -172,4 +172,24 @@ fn loads_stop_when_told_to_and_report_what_failed() {
     let error = map.load(UnitId(0), &faulty, &|| false).expect_err("made to fail");
     assert!(error.is_transient());
     assert!(map.load(UnitId(0), &faulty, &|| false).is_ok(), "the fault is over");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn buffers_used_again_hold_the_new_unit(units in cuts(60_000), alignment in prop_oneof![Just(1_u64), Just(4096)]) {
+        let (source, bytes) = memory(60_000);
+        let source = Aligned(source, alignment);
+        let (map, parts) = map(&source, &units);
+        let mut buffer = AlignedBuffer::zeroed(0);
+        for unit in map.units().chain(map.units()) {
+            map.load_into(unit, &source, &mut buffer, &|| false).unwrap();
+            prop_assert_eq!(buffer.capacity_bytes(), map.buffer_bytes(unit));
+            for &(part, extent) in parts.iter().filter(|(part, _)| part.unit == unit) {
+                prop_assert!(buffer[map.locate(part)] == bytes[extent.offset as usize..extent.end() as usize]);
+            }
+            buffer.fill(0xEE);
+        }
+    }
 }

@@ -1,0 +1,274 @@
+//! Direct reads of many blocks at once by one thread: io_uring.
+//!
+//! Neither buffers nor files are registered with the ring. Measured with blocks of 2 MiB on huge pages, 16 in flight:
+//! 2.8 to 3.0 GB/s and 0.006 s of processor time per GB without, 2.8 to 2.9 GB/s and 0.004 s with both. On small pages
+//! registering takes the processor time from 0.034 to 0.009 s per GB and leaves the rate at 1.2 GB/s. It would tie the
+//! reader to buffers that somebody has announced.
+//!
+//! On that disk, blocking reads of 2 MiB on huge pages reach the rate of the ring; the ring is for disks that want a
+//! queue, and it keeps one however few threads read.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use io_uring::{IoUring, Probe, opcode, types};
+
+use super::direct::{BLOCK, DirectFile};
+use super::{Pace, ReadError, ended};
+
+/// Reads past the page cache, as many blocks at once as the pace says.
+#[derive(Debug)]
+pub(crate) struct UringFile {
+    file: DirectFile,
+    pace: Pace,
+}
+
+/// Rings are kept for the next read, whichever thread makes it.
+static IDLE: Mutex<Vec<IoUring>> = Mutex::new(Vec::new());
+
+/// More threads than this do not read at once for long.
+const MOST_IDLE: usize = 16;
+
+/// The entries of a ring: at least the greatest queue depth.
+const ENTRIES: u32 = Pace::DEEPEST as u32;
+
+impl UringFile {
+    pub(crate) fn open(path: &Path, pace: Pace) -> io::Result<Self> {
+        give_back(take_ring()?);
+        Ok(Self { file: DirectFile::open(path)?, pace: pace.clamped() })
+    }
+
+    pub(crate) fn read_at(&self, offset: u64, buf: &mut [u8], should_stop: &dyn Fn() -> bool) -> Result<(), ReadError> {
+        let (aligned, rest) = DirectFile::split(offset, buf);
+        let rest_offset = offset + aligned.len() as u64;
+        if aligned.len() <= self.pace.block_bytes {
+            // One block needs no queue.
+            super::check_stop(should_stop)?;
+            self.file.read_aligned(offset, aligned)?;
+        } else {
+            self.read_blocks(offset, aligned, should_stop)?;
+        }
+        Ok(self.file.bounce(rest_offset, rest)?)
+    }
+
+    fn read_blocks(&self, offset: u64, buf: &mut [u8], should_stop: &dyn Fn() -> bool) -> Result<(), ReadError> {
+        let mut flight = Flight { ring: Some(take_ring()?), in_flight: 0 };
+        let base = buf.as_mut_ptr();
+        let mut blocks = Vec::with_capacity(buf.len().div_ceil(self.pace.block_bytes));
+        blocks.extend((0..buf.len()).step_by(self.pace.block_bytes).map(|start| {
+            let end = buf.len().min(start + self.pace.block_bytes);
+            Block { start, end }
+        }));
+        // The numbers of blocks to read, the next one last.
+        let mut waiting: Vec<usize> = (0..blocks.len()).rev().collect();
+        let mut failed: Option<ReadError> = None;
+        loop {
+            while failed.is_none() && flight.in_flight < self.pace.queue_depth {
+                let Some(number) = waiting.pop() else { break };
+                if should_stop() {
+                    failed = Some(ReadError::Cancelled);
+                    break;
+                }
+                let Block { start, end } = blocks[number];
+                // SAFETY: the kernel writes to `buf[start..end]`, which is inside `buf`, until this entry completes. `buf`
+                // is borrowed for longer than `flight` lives, whose drop waits for all entries, in case of a panic, too.
+                // Blocks do not overlap, and nothing else touches `buf` meanwhile.
+                unsafe { flight.push(&self.file, base.add(start), end - start, offset + start as u64, number) };
+            }
+            if flight.in_flight == 0 {
+                break;
+            }
+            if let Err(error) = flight.wait()
+                && !is_passing(&error)
+            {
+                failed.get_or_insert(error.into());
+            }
+            while let Some((number, read)) = flight.completed() {
+                let block = &mut blocks[number];
+                let wanted = block.end - block.start;
+                match read {
+                    Ok(read) if read == wanted => {}
+                    // Less than a block is the end of the file; what is left begins on a block, too.
+                    Ok(read) if read >= BLOCK => {
+                        block.start += read - read % BLOCK;
+                        waiting.push(number);
+                    }
+                    Ok(_) => drop(failed.get_or_insert(ended().into())),
+                    Err(error) if is_passing(&error) => waiting.push(number),
+                    Err(error) => drop(failed.get_or_insert(error.into())),
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Part of a read.
+struct Block {
+    start: usize,
+    end: usize,
+}
+
+/// A ring in use. Nothing is in flight any more when it is dropped.
+struct Flight {
+    /// Always there before the drop.
+    ring: Option<IoUring>,
+    in_flight: usize,
+}
+
+impl Flight {
+    fn ring(&mut self) -> &mut IoUring {
+        self.ring.as_mut().expect("the ring is given back at the end only")
+    }
+
+    /// Puts a read into the queue; `in_flight` is below [`ENTRIES`].
+    ///
+    /// # Safety
+    /// The kernel may write `len` bytes at `to`, and read from `file`, until the entry has completed or the flight is
+    /// dropped.
+    unsafe fn push(&mut self, file: &DirectFile, to: *mut u8, len: usize, offset: u64, number: usize) {
+        let len = u32::try_from(len).expect("a block is small");
+        let read = opcode::Read::new(types::Fd(file.as_raw_fd()), to, len).offset(offset).build();
+        // SAFETY: the caller keeps the memory and the file.
+        let pushed = unsafe { self.ring().submission().push(&read.user_data(number as u64)) };
+        // The kernel takes every entry when it is told of them, so the queue is as empty as the count says.
+        pushed.expect("the queue has room for the greatest depth");
+        self.in_flight += 1;
+    }
+
+    /// Tells the kernel of new entries and waits for one to complete.
+    fn wait(&mut self) -> io::Result<()> {
+        self.ring().submit_and_wait(1).map(drop)
+    }
+
+    /// A completed read: its number, and how much was read.
+    fn completed(&mut self) -> Option<(usize, io::Result<usize>)> {
+        let entry = self.ring().completion().next()?;
+        self.in_flight -= 1;
+        let result = usize::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(-entry.result()));
+        Some((entry.user_data() as usize, result))
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        // Whatever happens, the kernel must not write to a buffer that is no longer borrowed.
+        while self.in_flight > 0 {
+            if self.wait().is_err() {
+                std::thread::yield_now();
+            }
+            while self.completed().is_some() {}
+        }
+        self.ring.take().into_iter().for_each(give_back);
+    }
+}
+
+/// Whether the same may succeed in a moment.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy)
+}
+
+fn take_ring() -> io::Result<IoUring> {
+    if let Some(ring) = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+        return Ok(ring);
+    }
+    let ring = IoUring::new(ENTRIES)?;
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    if !probe.is_supported(opcode::Read::CODE) {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring does not read"));
+    }
+    Ok(ring)
+}
+
+/// Keeps a ring in which nothing is in flight.
+fn give_back(ring: IoUring) {
+    let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    if idle.len() < MOST_IDLE {
+        idle.push(ring);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::AlignedBuffer;
+    use crate::test_file::file_of;
+
+    /// A file of `len` bytes that tell where they lie, and a reader with small blocks; `None` where the kernel has no
+    /// io_uring.
+    fn open(len: usize) -> Option<(tempfile::NamedTempFile, UringFile)> {
+        let file = file_of(&(0..len).map(byte).collect::<Vec<u8>>());
+        let pace = Pace { block_bytes: 4 * BLOCK, queue_depth: 3 };
+        let opened = UringFile::open(file.path(), pace);
+        opened.ok().map(|reader| (file, reader))
+    }
+
+    fn byte(at: usize) -> u8 {
+        (at as u32).wrapping_mul(0x9E37_79B1).rotate_left(9) as u8
+    }
+
+    fn check(buf: &[u8], offset: usize) {
+        let wrong = buf.iter().zip(offset..).find(|&(&there, at)| there != byte(at));
+        assert_eq!(wrong, None);
+    }
+
+    #[test]
+    fn many_blocks_are_read_and_the_end_is_found() {
+        let Some((file, reader)) = open(50 * BLOCK + 17) else { return };
+        let mut buffer = AlignedBuffer::zeroed(50 * BLOCK + 17);
+        for (offset, len) in [(0, 50 * BLOCK + 17), (BLOCK, 49 * BLOCK), (3 * BLOCK, 9 * BLOCK + 5), (1, 40 * BLOCK)] {
+            buffer.fill(0);
+            reader.read_at(offset as u64, &mut buffer[..len], &|| false).unwrap();
+            check(&buffer[..len], offset);
+        }
+        file.as_file().set_len(33 * BLOCK as u64 + 100).unwrap();
+        let error = reader.read_at(0, &mut buffer, &|| false).expect_err("the end is gone");
+        assert!(matches!(error, ReadError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof));
+        reader.read_at(0, &mut buffer[..33 * BLOCK], &|| false).unwrap();
+        check(&buffer[..33 * BLOCK], 0);
+    }
+
+    #[test]
+    fn stopping_and_panicking_leave_nothing_in_flight() {
+        let Some((_file, reader)) = open(100 * BLOCK) else { return };
+        for stop_at in [0, 1, 4, 20] {
+            let mut buffer = AlignedBuffer::zeroed(100 * BLOCK);
+            let asked = Cell::new(0);
+            let count = || asked.replace(asked.get() + 1);
+            let error = reader.read_at(0, &mut buffer, &|| count() == stop_at).expect_err("stopped");
+            assert!(matches!(error, ReadError::Cancelled));
+            assert_eq!(asked.get(), stop_at + 1, "it goes on after it was stopped");
+            asked.set(0);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                reader.read_at(0, &mut buffer, &|| if count() == stop_at { panic!("made to panic") } else { false })
+            }));
+            assert!(result.is_err());
+            // Nobody writes to the buffer any more.
+            buffer.fill(0xAB);
+            std::thread::yield_now();
+            assert!(buffer.iter().all(|&byte| byte == 0xAB));
+        }
+        let mut buffer = AlignedBuffer::zeroed(100 * BLOCK);
+        reader.read_at(0, &mut buffer, &|| false).unwrap();
+        check(&buffer, 0);
+    }
+
+    #[test]
+    fn rings_are_used_again() {
+        let Some((_file, reader)) = open(40 * BLOCK) else { return };
+        let mut buffer = AlignedBuffer::zeroed(40 * BLOCK);
+        for _ in 0..100 {
+            reader.read_at(0, &mut buffer, &|| false).unwrap();
+        }
+        let open_rings = std::fs::read_dir("/proc/self/fd").unwrap().filter(|entry| {
+            let target = entry.as_ref().ok().and_then(|entry| std::fs::read_link(entry.path()).ok());
+            target.is_some_and(|target| target.to_string_lossy().contains("io_uring"))
+        });
+        assert!(open_rings.count() <= MOST_IDLE + 4);
+    }
+}
