@@ -21,7 +21,7 @@ pub struct Activations {
 
 enum Store {
     Host(Floats),
-    Device(Tensor<2>),
+    Device(Box<Tensor<2>>),
 }
 
 impl Activations {
@@ -37,7 +37,7 @@ impl Activations {
     /// A tensor on another device.
     pub fn from_tensor(tensor: Tensor<2>) -> Self {
         let [rows, features] = tensor.dims();
-        Self { rows, features, store: Store::Device(tensor) }
+        Self { rows, features, store: Store::Device(Box::new(tensor)) }
     }
 
     /// Copies `values` to where `weights` are used.
@@ -73,7 +73,7 @@ impl Activations {
     pub fn place(self) -> Place {
         match self.store {
             Store::Host(floats) => Place::Host(floats),
-            Store::Device(tensor) => Place::Device(tensor),
+            Store::Device(tensor) => Place::Device(*tensor),
         }
     }
 
@@ -92,7 +92,7 @@ impl Activations {
                 let data = TensorData::new(floats.to_vec(), [self.rows, self.features]);
                 Tensor::from_data(data, (weights.device(), DType::F32))
             }
-            Store::Device(tensor) => tensor.clone(),
+            Store::Device(tensor) => (**tensor).clone(),
         }
     }
 
@@ -102,7 +102,7 @@ impl Activations {
         match &self.store {
             Store::Host(floats) => out.extend_from_slice(floats),
             Store::Device(tensor) => {
-                let data = tensor.clone().into_data();
+                let data = (**tensor).clone().into_data();
                 out.extend_from_slice(data.as_slice::<f32>().expect("activations are f32"));
             }
         }
@@ -123,7 +123,7 @@ impl Activations {
         assert_eq!((self.rows, self.features), (other.rows, other.features), "the shapes differ");
         match (&mut self.store, other.store) {
             (Store::Host(a), Store::Host(b)) => a.iter_mut().zip(b.iter()).for_each(|(a, b)| *a += b),
-            (Store::Device(a), Store::Device(b)) => *a = a.clone() + b,
+            (Store::Device(a), Store::Device(b)) => **a = (**a).clone() + *b,
             _ => panic!("activations on different devices"),
         }
     }
@@ -143,7 +143,7 @@ impl Activations {
                 }
                 Self::from_host(out, features)
             }
-            Store::Device(tensor) => Self::from_tensor(tensor.clone().slice([0..self.rows, range])),
+            Store::Device(tensor) => Self::from_tensor((**tensor).clone().slice([0..self.rows, range])),
         }
     }
 
@@ -163,7 +163,7 @@ impl Activations {
                 Self::from_host(out, self.features)
             }
             Store::Device(tensor) => {
-                let grouped: Tensor<3> = tensor.clone().reshape([self.rows / group, group, self.features]);
+                let grouped: Tensor<3> = (**tensor).clone().reshape([self.rows / group, group, self.features]);
                 let last = grouped.slice([0..self.rows / group, group - 1..group, 0..self.features]);
                 Self::from_tensor(last.reshape([self.rows / group, self.features]))
             }
@@ -178,7 +178,7 @@ impl Activations {
                 copy.copy_from_slice(floats);
                 Self::from_host(copy, self.features)
             }
-            Store::Device(tensor) => Self::from_tensor(tensor.clone()),
+            Store::Device(tensor) => Self::from_tensor((**tensor).clone()),
         }
     }
 }
@@ -196,6 +196,7 @@ impl fmt::Debug for Activations {
 
 /// Where activations lie.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
 pub enum Place {
     /// In plain memory, row after row.
     Host(Floats),

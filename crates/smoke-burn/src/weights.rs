@@ -66,7 +66,15 @@ impl Weights {
     /// Weights that come from `streamer` and are used on `device`.
     pub fn new(streamer: Streamer, device: Device) -> Self {
         let on_host = is_host(&device);
-        Self { shared: Arc::new(Shared { streamer, device, on_host, current: Mutex::new(None), floats: FloatPool::default() }) }
+        Self {
+            shared: Arc::new(Shared {
+                streamer,
+                device,
+                on_host,
+                current: Mutex::new(None),
+                floats: FloatPool::default(),
+            }),
+        }
     }
 
     /// Where the weights come from: its statistics, budget and controls.

@@ -6,7 +6,7 @@ use smoke_core::{Budget, Forecast, Permit, UnitId};
 use crate::error::ReserveError;
 use crate::eviction::{Candidate, EvictionPolicy, Incoming};
 use crate::lease::Lease;
-use crate::reservation::Reservation;
+use crate::reservation::{Reservation, Spare};
 use crate::state::{EvictError, State};
 use crate::stats::CacheStats;
 
@@ -104,9 +104,21 @@ impl<V> Cache<V> {
     /// # Errors
     /// [`ReserveError`] if it is loaded or reserved already, or gets no room; nothing was evicted then.
     pub fn reserve(&self, incoming: Incoming, forecast: &dyn Forecast) -> Result<Reservation<V>, ReserveError> {
+        self.reserve_reusing(incoming, forecast).map(|(reservation, _)| reservation)
+    }
+
+    /// [`reserve`](Self::reserve), and the largest of the victims, if units were evicted: memory that is made already.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn reserve_reusing(
+        &self,
+        incoming: Incoming,
+        forecast: &dyn Forecast,
+    ) -> Result<(Reservation<V>, Option<Spare<V>>), ReserveError> {
         self.shared.lock().state.begin(incoming.unit)?;
         match self.acquire(Some(incoming), incoming.bytes, forecast) {
-            Ok(permit) => Ok(Reservation::new(incoming.unit, permit, Arc::clone(&self.shared))),
+            Ok((permit, spare)) => Ok((Reservation::new(incoming.unit, permit, Arc::clone(&self.shared)), spare)),
             Err(error) => {
                 self.shared.lock().state.abandon(incoming.unit);
                 Err(error)
@@ -119,7 +131,7 @@ impl<V> Cache<V> {
     /// # Errors
     /// [`ReserveError`] if units that are not in use do not free enough; nothing was evicted then.
     pub fn make_room(&self, bytes: u64, forecast: &dyn Forecast) -> Result<Permit, ReserveError> {
-        self.acquire(None, bytes, forecast)
+        self.acquire(None, bytes, forecast).map(|(permit, _)| permit)
     }
 
     /// Evicts units until the budget's use is within its limit again, after the limit was lowered, or until nothing
@@ -154,7 +166,13 @@ impl<V> Cache<V> {
         self.shared.lock().state.resident().collect()
     }
 
-    fn acquire(&self, incoming: Option<Incoming>, bytes: u64, forecast: &dyn Forecast) -> Result<Permit, ReserveError> {
+    /// Bytes, and where a unit was evicted for an incoming one, what became of it.
+    fn acquire(
+        &self,
+        incoming: Option<Incoming>,
+        bytes: u64,
+        forecast: &dyn Forecast,
+    ) -> Result<(Permit, Option<Spare<V>>), ReserveError> {
         let budget = &self.shared.budget;
         loop {
             let limit_bytes = budget.limit_bytes();
@@ -162,12 +180,12 @@ impl<V> Cache<V> {
                 return Err(ReserveError::TooLarge { bytes, limit_bytes });
             }
             if let Some(permit) = budget.try_acquire(bytes) {
-                return Ok(permit);
+                return Ok((permit, None));
             }
             // More may be used than a lowered limit allows: that must go as well.
             let shortfall_bytes = (budget.used_bytes() + bytes).saturating_sub(limit_bytes);
             // Somebody else may take what is freed here before we do: then try again with what is left to evict.
-            self.evict(incoming, shortfall_bytes, forecast).map_err(|error| match error {
+            let evicted = self.evict(incoming, shortfall_bytes, forecast).map_err(|error| match error {
                 EvictError::Declined(unit) => ReserveError::Declined { unit },
                 EvictError::NotACandidate(unit) => ReserveError::NotACandidate { unit },
                 EvictError::NotEnough => {
@@ -175,24 +193,42 @@ impl<V> Cache<V> {
                     ReserveError::NoRoom { bytes, free_bytes: budget.free_bytes(), leased_bytes }
                 }
             })?;
+            if let Some(granted) = incoming.and_then(|_| self.recycle(evicted, bytes)) {
+                return Ok(granted);
+            }
         }
     }
 
+    /// Makes a permit for `bytes` of that of the largest victim, which is kept; the others are freed. The bytes never go
+    /// back to the ledger in between, for the victim's memory is there all the time.
+    fn recycle(&self, evicted: Vec<Entry<V>>, bytes: u64) -> Option<(Permit, Option<Spare<V>>)> {
+        let Entry { value, permit: mut surplus } = evicted.into_iter().max_by_key(|entry| entry.permit.bytes())?;
+        let value = Arc::into_inner(value)?;
+        let mut permit = surplus.split(bytes);
+        if permit.bytes() < bytes {
+            let missing = self.shared.budget.try_acquire(bytes - permit.bytes());
+            let Some(missing) = missing else {
+                // The memory first, then its bytes.
+                drop(value);
+                return None;
+            };
+            permit.merge(missing);
+        }
+        Some((permit, Some(Spare { value, surplus })))
+    }
+
+    /// What was evicted; it is freed, which can be slow, when the caller drops it, and so not under the lock.
     fn evict(
         &self,
         incoming: Option<Incoming>,
         shortfall_bytes: u64,
         forecast: &dyn Forecast,
-    ) -> Result<(), EvictError> {
+    ) -> Result<Vec<Entry<V>>, EvictError> {
         let mut evicted = Vec::new();
         let mut inner = self.shared.lock();
         let Inner { state, values } = &mut *inner;
-        let result =
-            state.evict(incoming, shortfall_bytes, forecast, |unit| evicted.extend(values[unit.index()].take()));
-        drop(inner);
-        // Freeing memory can be slow: not under the lock.
-        drop(evicted);
-        result
+        state.evict(incoming, shortfall_bytes, forecast, |unit| evicted.extend(values[unit.index()].take()))?;
+        Ok(evicted)
     }
 }
 

@@ -42,6 +42,6 @@ pub use cache::{Cache, Residency};
 pub use error::ReserveError;
 pub use eviction::{Candidate, EvictionPolicy, EvictionRequest, Incoming};
 pub use lease::Lease;
-pub use reservation::Reservation;
+pub use reservation::{Reservation, Spare};
 pub use smoke_core::{Budget, Permit};
 pub use stats::CacheStats;

@@ -46,6 +46,23 @@ impl<V> Drop for Reservation<V> {
     }
 }
 
+/// A value that was evicted for a [`Reservation`], whose memory is used again: see
+/// [`Cache::reserve_reusing`](crate::Cache::reserve_reusing).
+///
+/// The reservation's bytes are charged for the value's memory now; what it has beyond them is charged to `surplus`.
+pub struct Spare<V> {
+    /// The value; to be dropped before anything else is made for the reservation.
+    pub value: V,
+    /// To be dropped when the value takes no more than the reserved bytes.
+    pub surplus: Permit,
+}
+
+impl<V> fmt::Debug for Spare<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spare").field("surplus", &self.surplus).finish_non_exhaustive()
+    }
+}
+
 impl<V> fmt::Debug for Reservation<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reservation").field("unit", &self.unit).field("bytes", &self.bytes()).finish_non_exhaustive()

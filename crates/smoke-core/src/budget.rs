@@ -103,6 +103,22 @@ impl Permit {
         &self.budget
     }
 
+    /// Cuts `bytes` off into a permit of their own; all there are if it holds less.
+    pub fn split(&mut self, bytes: u64) -> Permit {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Permit { budget: self.budget.clone(), bytes }
+    }
+
+    /// Adds the bytes of another permit of the same ledger.
+    ///
+    /// # Panics
+    /// If `other` is of another ledger.
+    pub fn merge(&mut self, mut other: Permit) {
+        assert!(self.budget.same_ledger(&other.budget), "permits of two ledgers");
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Gives back all but `bytes`; does nothing if it holds no more than that.
     pub fn shrink_to(&mut self, bytes: u64) {
         let surplus = self.bytes.saturating_sub(bytes);
@@ -145,6 +161,19 @@ mod tests {
         assert!(budget.try_acquire(1).is_none());
         drop(permit);
         assert!(budget.try_acquire(5).is_some());
+    }
+
+    #[test]
+    fn splitting_and_merging_keep_the_sum() {
+        let budget = Budget::new(10);
+        let mut whole = budget.try_acquire(10).unwrap();
+        let part = whole.split(4);
+        assert_eq!((whole.bytes(), part.bytes(), budget.used_bytes()), (6, 4, 10));
+        let rest = whole.split(99);
+        assert_eq!((whole.bytes(), rest.bytes()), (0, 6));
+        whole.merge(part);
+        drop(rest);
+        assert_eq!((whole.bytes(), budget.used_bytes(), budget.peak_bytes()), (4, 4, 10));
     }
 
     #[test]

@@ -8,9 +8,7 @@ use smoke_storage::{Checkpoint, WeightSource};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::model::{CausalLm, LmConfig, Output, Want};
-use crate::parts::{
-    Activation, GatedMlp, KvCache, Mask, Pairing, RmsNorm, RopeScaling, Rotary, Rotation, attend,
-};
+use crate::parts::{Activation, GatedMlp, KvCache, Mask, Pairing, RmsNorm, RopeScaling, Rotary, Rotation, attend};
 
 /// A LLaMA model without its weights.
 #[derive(Clone, Debug)]

@@ -75,14 +75,7 @@ impl LmConfig {
 
     /// An upper bound of the bytes that activations on `device` take at once in a forward pass of `tokens` tokens in
     /// each of `batch` rows, when `context` tokens have been seen at its end.
-    pub fn activation_bytes(
-        &self,
-        device: DeviceKind,
-        batch: usize,
-        tokens: usize,
-        context: usize,
-        want: Want,
-    ) -> u64 {
+    pub fn activation_bytes(&self, device: DeviceKind, batch: usize, tokens: usize, context: usize, want: Want) -> u64 {
         let count = batch * tokens;
         let head_features = (2 * self.heads + 2 * self.kv_heads + self.heads) * self.head_dim;
         let logit_rows = match want {

@@ -21,21 +21,31 @@ pub(crate) struct Reader {
     pub(crate) counters: Counters,
 }
 
+/// A reservation, and the memory that it is for: empty, or of a unit that was evicted for it.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    /// Goes before the bytes do.
+    pub(crate) buffer: AlignedBuffer,
+    pub(crate) reservation: Reservation<AlignedBuffer>,
+}
+
 impl Reader {
-    /// Reads `unit` into a buffer of its own and fills the reservation with it. Where that fails, the buffer is freed
-    /// before the bytes are given back.
+    /// Reads `unit` into the staged buffer and fills the reservation with it. Where that fails, the buffer is freed before
+    /// the bytes are given back.
     pub(crate) fn load(
         &self,
         unit: UnitId,
         purpose: Purpose,
-        reservation: Reservation<AlignedBuffer>,
+        staged: Staged,
         should_stop: &dyn Fn() -> bool,
     ) -> Result<Lease<AlignedBuffer>, LoadError> {
+        let Staged { mut buffer, reservation } = staged;
         if should_stop() {
             return Err(LoadError::Cancelled);
         }
         let source = self.counted();
-        let buffer = self.retry(should_stop, || self.units.load(unit, &source, should_stop)).map_err(|error| {
+        let load = || self.units.load_into(unit, &source, &mut buffer, should_stop);
+        self.retry(should_stop, load).map_err(|error| {
             if error.kind() == SourceErrorKind::Cancelled {
                 LoadError::Cancelled
             } else {

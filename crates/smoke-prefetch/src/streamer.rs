@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use smoke_cache::{Cache, EvictionPolicy, Incoming, Lease, ReserveError, Residency};
+use smoke_cache::{Cache, EvictionPolicy, Incoming, Lease, ReserveError, Residency, Spare};
 use smoke_core::{Access, Budget, ExpectedUse, Permit, Purpose, Step, UnitId};
 use smoke_predict::AccessPredictor;
 use smoke_storage::{AlignedBuffer, Extent, UnitMap, WeightSource};
@@ -14,7 +14,7 @@ use crate::load::{Load, LoadError};
 use crate::loader::Loader;
 use crate::planner::{Snapshot, default_read_ahead_bytes, next_loads};
 use crate::queue::Priority;
-use crate::reader::Reader;
+use crate::reader::{Reader, Staged};
 use crate::room::{Booking, Patience, Room, Waited, WhenStuck};
 use crate::stats::StreamStats;
 
@@ -458,11 +458,19 @@ impl Inner {
             Priority::Prefetch { .. } => Purpose::Prefetch,
         };
         let incoming = Incoming { unit, bytes: self.unit_bytes(unit), purpose };
-        let reservation = self.cache.reserve(incoming, &predictor)?;
+        let (reservation, spare) = self.cache.reserve_reusing(incoming, &predictor)?;
+        // What was evicted becomes the buffer: its pages are there already. It takes no more than its bytes from here on.
+        let mut buffer = AlignedBuffer::zeroed(0);
+        if let Some(Spare { value, surplus }) = spare {
+            buffer = value;
+            buffer.resize(incoming.bytes as usize);
+            drop(surplus);
+        }
+        let staged = Staged { buffer, reservation };
         self.room.load_begun();
         let reader = Arc::clone(&self.reader);
         // Not in flight yet, or it could not have been reserved: the load is a new one, and will be counted out.
-        Ok(self.loader.submit(unit, priority, move |should_stop| reader.load(unit, purpose, reservation, should_stop)))
+        Ok(self.loader.submit(unit, priority, move |should_stop| reader.load(unit, purpose, staged, should_stop)))
     }
 
     fn cancel_prefetches(&self, wanted_bytes: u64) {

@@ -1,7 +1,7 @@
 //! What stays in memory and what streams, decided before anything is loaded.
 
-use smoke_core::{ByteSize, UnitId};
 use smoke_burn::DeviceKind;
+use smoke_core::{ByteSize, UnitId};
 use smoke_models::{CausalLm, Want};
 use smoke_prefetch::planner::{PinPlan, pin_plan};
 use smoke_storage::UnitMap;
@@ -80,7 +80,8 @@ impl Sizes<'_> {
         let unit_bytes: Vec<u64> = self.units.units().map(|unit| self.units.buffer_bytes(unit)).collect();
         let largest_unit_bytes = unit_bytes.iter().copied().max().unwrap_or(0);
         let kv_cache_bytes = config.kv_cache_bytes(1, context_tokens);
-        let activation_bytes = config.activation_bytes(self.device, 1, 1, context_tokens, Want::LastLogits) + self.unpack_bytes();
+        let activation_bytes =
+            config.activation_bytes(self.device, 1, 1, context_tokens, Want::LastLogits) + self.unpack_bytes();
         let working_bytes = kv_cache_bytes + activation_bytes;
         let minimum_bytes = working_bytes + 2 * largest_unit_bytes;
         if budget_bytes < minimum_bytes {

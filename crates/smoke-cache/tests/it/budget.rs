@@ -266,3 +266,27 @@ fn a_prefetch_evicts_nothing_that_is_needed_before_it() {
         assert_eq!(resident, [0, 2, 3], "{name}");
     }
 }
+
+/// The memory of a victim goes to the unit that it was evicted for, and every byte of it stays charged.
+#[test]
+fn what_was_evicted_may_be_used_again() {
+    let forecast = ScriptedForecast::default();
+    for (old, new, free) in [(60, 60, 0), (60, 50, 10), (60, 70, 5), (60, 70, 40)] {
+        let budget = Budget::new(60 + free);
+        let cache = Cache::new(budget.clone(), Lru::default());
+        let incoming = |unit, bytes| Incoming { unit: UnitId(unit), bytes, purpose: Purpose::Demand };
+        drop(cache.reserve(incoming(0, old), &forecast).unwrap().fill("victim"));
+        let Ok((reservation, spare)) = cache.reserve_reusing(incoming(1, new), &forecast) else {
+            assert!(new > 60 + free);
+            continue;
+        };
+        assert_eq!(spare.is_some(), new > free, "{old} for {new} with {free} free");
+        let surplus = spare.as_ref().map_or(0, |spare| spare.surplus.bytes());
+        assert_eq!(budget.used_bytes(), new + surplus + if spare.is_some() { 0 } else { old });
+        if let Some(spare) = spare {
+            assert_eq!((spare.value, surplus), ("victim", old.saturating_sub(new)));
+        }
+        drop(reservation.fill("successor"));
+        assert_eq!(budget.used_bytes(), cache.resident().iter().map(|unit| unit.bytes).sum::<u64>());
+    }
+}

@@ -59,7 +59,8 @@ pub fn attend(
     match queries.on_host() {
         Some(queries) => on_host(weights, queries, &Heads { cache, layer, tokens, group, scale: scale as f32 }),
         None => {
-            let keys_and_values = cache.tensors(layer, cache.len() + tokens).expect("the cache lies where the queries do");
+            let keys_and_values =
+                cache.tensors(layer, cache.len() + tokens).expect("the cache lies where the queries do");
             Activations::from_tensor(on_device(queries.tensor(weights), keys_and_values, group, mask, scale))
         }
     }
@@ -136,7 +137,8 @@ impl Heads<'_> {
                 continue;
             }
             for (row, scaled) in rows.clone().zip(scaled.chunks_exact_mut(dim)) {
-                let query = &queries[(batch * tokens + row / group) * features + (head * group + row % group) * dim..][..dim];
+                let query =
+                    &queries[(batch * tokens + row / group) * features + (head * group + row % group) * dim..][..dim];
                 scaled.iter_mut().zip(query).for_each(|(scaled, query)| *scaled = query * scale);
             }
             let window = padding * dim..end * dim;

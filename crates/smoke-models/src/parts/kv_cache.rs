@@ -33,7 +33,12 @@ impl KvCache {
     ///
     /// # Errors
     /// [`StreamError`] if the budget has no room for it.
-    pub fn new(config: &LmConfig, capacity: usize, padding: Vec<usize>, weights: &Weights) -> Result<Self, StreamError> {
+    pub fn new(
+        config: &LmConfig,
+        capacity: usize,
+        padding: Vec<usize>,
+        weights: &Weights,
+    ) -> Result<Self, StreamError> {
         let permit = weights.streamer().make_room(config.kv_cache_bytes(padding.len(), capacity))?;
         let shape = [padding.len(), config.kv_heads, capacity, config.head_dim];
         let store = if weights.on_host() {

@@ -9,8 +9,8 @@ mod norm;
 mod rotary;
 
 pub use activation::Activation;
-pub use attention::{Mask, attend};
 pub(crate) use attention::scratch_floats;
+pub use attention::{Mask, attend};
 pub use kv_cache::KvCache;
 pub use mlp::{GatedMlp, Mlp};
 pub use norm::{LayerNorm, RmsNorm};

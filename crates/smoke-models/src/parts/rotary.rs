@@ -76,7 +76,7 @@ impl Rotary {
             let tensor = |table: &[f32]| {
                 Tensor::from_data(TensorData::new(table.to_vec(), [rows, 1, half]), (weights.device(), DType::F32))
             };
-            Tables::Device { cos: tensor(&cos), sin: tensor(&sin) }
+            Tables::Device(Box::new([tensor(&cos), tensor(&sin)]))
         };
         Rotation { tables, half, pairing: self.pairing }
     }
@@ -115,8 +115,8 @@ pub struct Rotation {
 enum Tables {
     /// Each `[rows, half]`.
     Host { cos: Floats, sin: Floats },
-    /// Each `[rows, 1, half]`.
-    Device { cos: Tensor<3>, sin: Tensor<3> },
+    /// Cosines and sines, each `[rows, 1, half]`.
+    Device(Box<[Tensor<3>; 2]>),
 }
 
 impl Rotation {
@@ -136,7 +136,7 @@ impl Rotation {
                 }
                 Activations::from_host(x, features)
             }
-            (Tables::Device { cos, sin }, Place::Device(x)) => Activations::from_tensor(self.on_device(x, cos, sin)),
+            (Tables::Device(tables), Place::Device(x)) => Activations::from_tensor(self.on_device(x, tables)),
             _ => panic!("activations on another device than their rotation"),
         }
     }
@@ -156,7 +156,7 @@ impl Rotation {
         }
     }
 
-    fn on_device(&self, x: Tensor<2>, cos: &Tensor<3>, sin: &Tensor<3>) -> Tensor<2> {
+    fn on_device(&self, x: Tensor<2>, [cos, sin]: &[Tensor<3>; 2]) -> Tensor<2> {
         let ([rows, features], half) = (x.dims(), self.half);
         let heads = features / (2 * half);
         let turn = |a: Tensor<3>, b: Tensor<3>| {
