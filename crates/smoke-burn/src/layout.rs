@@ -126,12 +126,15 @@ impl<'a> Layout<'a> {
         }
     }
 
-    /// The unit size for a model of `model_bytes`: a 256th of it, but at least 8 KiB and at most 4 MiB.
+    /// The unit size for a model of `model_bytes`: a 256th of it, but at least 8 KiB and at most what fills 4 MiB when
+    /// widened to whole blocks of the disk.
     ///
     /// Three or four units are in flight or in use at any time; at a 256th each they take less than two percent of the
-    /// model from what can stay resident, and at 4 MiB a disk is as fast as it gets.
+    /// model from what can stay resident, and at 4 MiB a disk is as fast as it gets. Units that fill two huge pages, and
+    /// are all the same size, are read into the memory of those that they replace.
     pub fn unit_bytes_for(model_bytes: u64) -> u64 {
-        (model_bytes / 256).clamp(8 << 10, 4 << 20)
+        const WIDENING: u64 = 16 << 10;
+        (model_bytes / 256).clamp(8 << 10, (4 << 20) - WIDENING)
     }
 
     /// The checkpoint's index.
@@ -201,20 +204,14 @@ impl<'a> Layout<'a> {
         (self.map.finish(self.index).expect("every extent is of a validated index"), self.schedule)
     }
 
-    /// Rows for the next piece: what the open unit still takes, or else what an empty one takes, evened out so that the
-    /// last piece is not a sliver.
+    /// Rows for the next piece: what the open unit still takes, or what an empty one takes if that are only a few.
     fn rows_that_fit(&self, row_bytes: u64, rows_left: usize) -> usize {
+        /// A product with fewer rows costs more than the room that it would use.
+        const FEWEST: u64 = 16;
         let row_bytes = row_bytes.max(1);
-        let room = self.unit_bytes.saturating_sub(self.filled_bytes.unwrap_or(self.unit_bytes));
-        let whole = rows_left as u64 * row_bytes;
-        if whole <= room {
-            return rows_left;
-        }
-        if room >= self.unit_bytes / 2 && room >= row_bytes {
-            return (room / row_bytes) as usize;
-        }
-        let units = whole.div_ceil(self.unit_bytes.max(row_bytes));
-        (rows_left as u64).div_ceil(units) as usize
+        let room = self.filled_bytes.map_or(0, |filled| self.unit_bytes.saturating_sub(filled)) / row_bytes;
+        let rows = if room >= FEWEST.min(rows_left as u64) { room } else { self.unit_bytes / row_bytes };
+        rows.clamp(1, rows_left as u64) as usize
     }
 
     fn push(&mut self, extent: Extent) -> PartId {

@@ -339,7 +339,7 @@ impl Generation<'_> {
             Next::Token(token) => self.pass(&[token])?,
             Next::Nothing => return Ok(None),
         }
-        let id = self.sampler.sample(&mut self.logits)?;
+        let id = self.sampler.sample(&self.logits)?;
         if self.options.at_end == AtEnd::Stop && self.ends.contains(&id) {
             return Ok(None);
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use crate::mapping::Mapping;
+use crate::mapping::{HUGE_PAGE, Mapping};
 
 /// The alignment of every buffer, and the unit of its capacity.
 const PAGE: usize = 4096;
@@ -58,9 +58,9 @@ impl AlignedBuffer {
         self.len = len;
     }
 
-    /// The memory that a buffer of `len` bytes occupies: a whole number of pages.
+    /// The memory that a buffer of `len` bytes occupies: a whole number of pages, from 2 MiB on of huge ones.
     pub fn capacity_for(len: u64) -> u64 {
-        len.next_multiple_of(PAGE as u64)
+        len.next_multiple_of(if len < HUGE_PAGE as u64 { PAGE as u64 } else { HUGE_PAGE as u64 })
     }
 
     /// The memory that this buffer occupies.
@@ -70,7 +70,8 @@ impl AlignedBuffer {
 }
 
 fn capacity(len: usize) -> usize {
-    len.checked_next_multiple_of(PAGE).expect("a length of memory that can exist")
+    let page = if len < HUGE_PAGE { PAGE } else { HUGE_PAGE };
+    len.checked_next_multiple_of(page).expect("a length of memory that can exist")
 }
 
 /// Where the memory of a buffer comes from.
