@@ -124,10 +124,11 @@ impl UringFile {
 }
 
 /// Where the part of a buffer begins that is read to the staging memory: at the last huge page, which the buffer does
-/// not fill. A short part is read where it belongs.
+/// not fill. A short part is read where it belongs, and so is a buffer that has no huge page.
 fn staged(address: usize, len: usize) -> usize {
     let rest = (address + len) % HUGE_PAGE;
-    if rest < WORTH_STAGING || rest >= len { len } else { len - rest }
+    let is_on_huge_pages = len >= HUGE_PAGE && rest < len;
+    if is_on_huge_pages && rest >= WORTH_STAGING { len - rest } else { len }
 }
 
 /// Fewer bytes are read faster than they are copied.
@@ -290,6 +291,7 @@ mod tests {
             (0, 3 * page + WORTH_STAGING, 3 * page),
             (0, 4 * page - BLOCK, 3 * page),
             (page - BLOCK, page, BLOCK),
+            (page - BLOCK, page - BLOCK, page - BLOCK),
         ] {
             assert_eq!(staged(address, len), staged_from, "{len} bytes at {address}");
         }
