@@ -37,6 +37,7 @@ mod index;
 mod mapping;
 mod memory;
 mod metadata;
+pub mod pack;
 mod probe;
 mod profile;
 mod reader;

@@ -177,6 +177,17 @@ impl UnitMap {
         self.units[part.unit.index()].parts[part.part as usize].clone()
     }
 
+    /// Where a unit's parts lie in their files, in the order in which they were pushed.
+    pub fn extents(&self, unit: UnitId) -> impl Iterator<Item = Extent> {
+        let Unit { runs, parts, .. } = &self.units[unit.index()];
+        parts.iter().map(move |part| {
+            // Runs lie in the buffer one after another, and the first one at its begin.
+            let run = runs.partition_point(|run| run.buffer_offset <= part.start as u64) - 1;
+            let Run { extent, buffer_offset } = runs[run];
+            Extent { offset: extent.offset + (part.start as u64 - buffer_offset), len: part.len() as u64, ..extent }
+        })
+    }
+
     /// Reads a unit into a new buffer. `should_stop` is asked every few MiB.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::ops::Range;
 
 use smoke_core::Encoding;
 
@@ -18,7 +19,20 @@ pub struct GgufHeader {
     pub tensors: Vec<TensorInfo>,
     /// The keys and values.
     pub metadata: GgufMetadata,
+    /// Where the keys and values lie in the file, and that of the alignment among them.
+    pub(crate) keys: KeyPlaces,
 }
+
+/// Byte ranges of a GGUF file, for copying what is not to be changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeyPlaces {
+    pub(crate) count: u64,
+    pub(crate) all: Range<u64>,
+    pub(crate) alignment: Option<Range<u64>>,
+}
+
+/// The key of the alignment of tensors.
+pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 
 const MAGIC: [u8; 4] = *b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -48,16 +62,23 @@ pub fn parse_gguf(reader: impl Read, file_len: u64) -> Result<GgufHeader, Format
     // A key takes a length and a type at least; a tensor a length, a rank, a type and an offset.
     let value_count = input.count("the keys", value_count, 8 + 4 + 1)?;
     let mut values = BTreeMap::new();
+    let mut keys = KeyPlaces { count: value_count as u64, ..KeyPlaces::default() };
+    keys.all.start = input.position();
     for _ in 0..value_count {
+        let start = input.position();
         let key = text(&mut input, "a key")?;
         let kind = input.u32("the type of a value")?;
         let value = value(&mut input, kind, 0).map_err(|error| within(&key, error))?;
+        if key == ALIGNMENT_KEY {
+            keys.alignment = Some(start..input.position());
+        }
         if values.insert(key.clone(), value).is_some() {
             return Err(FormatError::DuplicateName { name: key });
         }
     }
+    keys.all.end = input.position();
     let metadata = GgufMetadata::new(values);
-    let alignment = match metadata.get("general.alignment") {
+    let alignment = match metadata.get(ALIGNMENT_KEY) {
         None => DEFAULT_ALIGNMENT,
         Some(value) => value.as_u64().ok_or_else(|| FormatError::header("the alignment is no number of bytes"))?,
     };
@@ -84,7 +105,7 @@ pub fn parse_gguf(reader: impl Read, file_len: u64) -> Result<GgufHeader, Format
         };
         Ok(TensorInfo { name, encoding, shape, extent: Extent { file: 0, offset, len } })
     });
-    Ok(GgufHeader { tensors: tensors.collect::<Result<_, _>>()?, metadata })
+    Ok(GgufHeader { tensors: tensors.collect::<Result<_, _>>()?, metadata, keys })
 }
 
 struct Description {
@@ -191,6 +212,11 @@ fn within(key: &str, error: FormatError) -> FormatError {
         FormatError::Header { reason } => FormatError::Header { reason: format!("key `{key}`: {reason}") },
         other => other,
     }
+}
+
+/// GGML's number of an encoding; `None` for those that GGUF files do not have.
+pub(crate) fn ggml_type(encoding: Encoding) -> Option<u32> {
+    (0..=30).find(|&kind| self::encoding("", kind).is_ok_and(|known| known == encoding))
 }
 
 fn encoding(name: &str, kind: u32) -> Result<Encoding, FormatError> {

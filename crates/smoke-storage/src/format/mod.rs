@@ -8,6 +8,7 @@ mod shards;
 
 use smoke_core::Encoding;
 
+pub(crate) use gguf::{ALIGNMENT_KEY, KeyPlaces, ggml_type};
 pub use gguf::{GgufHeader, parse_gguf};
 pub use safetensors::{SafetensorsHeader, parse_safetensors};
 pub use shards::{ShardIndex, parse_shard_index};

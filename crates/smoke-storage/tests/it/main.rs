@@ -8,6 +8,7 @@ mod files;
 mod gguf;
 mod memory;
 mod messages;
+mod pack;
 mod page_cache;
 mod readers;
 mod safetensors;
