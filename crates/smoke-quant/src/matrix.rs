@@ -21,12 +21,11 @@ const SHARED_BYTES: usize = 16 << 10;
 /// address.
 ///
 /// # Accuracy
-/// Weights are those that [`decode`](crate::decode) gives. With [`Isa::Scalar`], [`Isa::Avx2`] and for plain floats,
-/// activations stay f32 and products are exact but for f32 rounding. For the block encodings [`Isa::Avx512`] rounds a token
-/// to 16-bit integers with a scale for every 32 elements: an element moves by at most 1/65278 of the largest of its 32, and
-/// a product of normally distributed numbers by about 2·10⁻⁵ of its size, a hundredth of what 8-bit weights are off by. All
-/// sums of those integers are exact, so a token gives the same bits alone as among others. Where activations stay f32 the
-/// order of summation depends on the number of tokens. No result depends on the number of threads.
+/// Weights are those that [`decode`](crate::decode) gives, and products are exact but for f32 rounding. Where the order of
+/// summation is that of floats it depends on the [`Isa`] and on the number of tokens, never on the number of threads. For
+/// the block encodings [`Isa::Avx512`] rounds a token to 24-bit integers with a scale for every 32 elements: an element moves
+/// by about as much as rounding to f32 moves the largest of its 32. Sums of those integers are exact, so there a token gives
+/// the same bits alone as among others.
 #[derive(Clone, Copy)]
 pub struct PackedMatrix<'a> {
     encoding: Encoding,

@@ -86,16 +86,21 @@ pub(crate) fn transposed(
 ) {
     let columns = y.width();
     with_scratch(TRANSPOSED_ROWS * TRANSPOSED_COLUMNS, |panel: &mut [f32]| {
-        for (i, bytes) in bytes.chunks(TRANSPOSED_ROWS * shape.row_bytes).enumerate() {
+        for first_row in (0..bytes.len() / shape.row_bytes).step_by(TRANSPOSED_ROWS) {
             for start in (0..columns).step_by(TRANSPOSED_COLUMNS) {
                 let width = TRANSPOSED_COLUMNS.min(columns - start);
                 let within = shape.bytes_of(first + start, width);
-                let bytes = bytes.chunks_exact(shape.row_bytes);
-                let panel = &mut panel[..bytes.len() * width];
-                for (bytes, row) in bytes.zip(panel.chunks_exact_mut(width)) {
-                    kernels.decode(shape.encoding, &bytes[within.clone()], row);
+                let rows = bytes[first_row * shape.row_bytes..].chunks_exact(shape.row_bytes).take(TRANSPOSED_ROWS);
+                let panel = &mut panel[..rows.len() * width];
+                for (r, (row, out)) in rows.zip(panel.chunks_exact_mut(width)).enumerate() {
+                    // The row of the next panel that takes this one's place.
+                    let next = (first_row + r + TRANSPOSED_ROWS) * shape.row_bytes;
+                    if let Some(next) = bytes.get(next + within.start..next + within.end) {
+                        kernels.prefetch(next);
+                    }
+                    kernels.decode(shape.encoding, &row[within.clone()], out);
                 }
-                kernels.panel_scale(panel, width, &x[i * TRANSPOSED_ROWS..], x_stride, start, y);
+                kernels.panel_scale(panel, width, &x[first_row..], x_stride, start, y);
             }
         }
     });

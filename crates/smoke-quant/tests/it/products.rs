@@ -63,7 +63,7 @@ fn any_case() -> impl Strategy<Value = Case> {
 }
 
 /// How far a product may be from the exact one. F32 sums err by a few units in their last place, and activations may be
-/// rounded by half of 1/32512 of the largest of their block of 32.
+/// rounded as numbers as large as the largest of their block of 32 are.
 fn bound(w: impl Iterator<Item = f64> + Clone, x: impl Iterator<Item = f32> + Clone) -> f64 {
     let x: Vec<f64> = x.map(f64::from).collect();
     let mut bound = 1e-12;
@@ -71,7 +71,7 @@ fn bound(w: impl Iterator<Item = f64> + Clone, x: impl Iterator<Item = f32> + Cl
     for (w, x) in w.chunks(32).zip(x.chunks(32)) {
         let largest = x.iter().fold(0.0_f64, |most, x| most.max(x.abs()));
         for (w, x) in w.iter().zip(x) {
-            bound += w.abs() * (2e-6 * x.abs() + 1.6e-5 * largest);
+            bound += w.abs() * (2e-6 * x.abs() + 1.5e-7 * largest);
         }
     }
     bound
@@ -108,7 +108,7 @@ fn check_transposed(case: &Case, isa: Isa) {
             let w = weights[c..].iter().step_by(columns).copied();
             let (before, y) = (f64::from(before[t * columns + c]), f64::from(y[t * columns + c]));
             let exact = before + w.clone().zip(x).map(|(w, x)| w * f64::from(*x)).sum::<f64>();
-            let bound = bound(w, x.iter().copied()) + 2e-7 * before.abs();
+            let bound = bound(w, x.iter().copied()) + 2e-6 * before.abs();
             assert!((y - exact).abs() <= bound, "{y} is not {exact} within {bound} on {isa:?} in {case:?}");
         }
     }
@@ -194,7 +194,7 @@ fn integer_products_do_not_depend_on_the_number_of_tokens() {
 
 /// Rounding of activations must stay noise: far below what the bound of single results allows.
 #[test]
-fn products_of_normal_tokens_are_exact_to_five_digits() {
+fn products_of_normal_tokens_are_exact_to_six_digits() {
     for encoding in ENCODINGS {
         for tokens in [1, 4, 64] {
             let case = Case { encoding, rows: 64, columns: 2048, tokens, gap: 0, skipped: 0, seed: 13 };
@@ -212,7 +212,7 @@ fn products_of_normal_tokens_are_exact_to_five_digits() {
                     }
                 }
                 let relative = (error / size).sqrt();
-                assert!(relative < 3e-5, "{encoding} on {isa:?} with {tokens} tokens errs by {relative}");
+                assert!(relative < 5e-7, "{encoding} on {isa:?} with {tokens} tokens errs by {relative}");
             }
         }
     }

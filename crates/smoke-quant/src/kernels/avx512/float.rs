@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use smoke_core::Encoding;
 
-use super::register::{load_doubles, load_floats, load_halves, load_line, prefetch_behind};
+use super::register::{load_doubles, load_floats, load_halves, load_line, prefetch};
 use crate::output::Piece;
 
 /// Elements of a register.
@@ -94,10 +94,14 @@ fn dot_tile<const LINE: usize, const ROWS: usize, const TOKENS: usize>(
     let lines: [&[[u8; LINE]]; ROWS] = rows.map(|row| &row.as_chunks().0[..whole]);
     let x = x.as_chunks::<LANES>().0.as_chunks::<TOKENS>().0;
     let mut sums = [[_mm512_setzero_ps(); TOKENS]; ROWS];
+    // While these rows are read side by side, the next ones are fetched in the order of memory.
+    let next = bytes.as_ptr().wrapping_add(bytes.len());
     for (i, x) in x[..whole].iter().enumerate() {
+        for line in 0..(ROWS * LINE).div_ceil(64) {
+            prefetch(next.wrapping_add(i * ROWS * LINE + 64 * line));
+        }
         let mut w = [_mm512_setzero_ps(); ROWS];
         for r in 0..ROWS {
-            prefetch_behind(&lines[r][i]);
             w[r] = load(&lines[r][i]);
         }
         for t in 0..TOKENS {

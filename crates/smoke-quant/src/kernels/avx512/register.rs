@@ -68,17 +68,6 @@ pub(super) fn prefetch<T>(line: *const T) {
     unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
 }
 
-/// How far ahead of what is read in order its followers are asked for: see the AVX2 kernels.
-const PREFETCH_BYTES: usize = 2048;
-
-/// Asks for the line that follows some way behind this one.
-#[inline(always)]
-pub(super) fn prefetch_behind<T>(line: &T) {
-    let ahead = std::ptr::from_ref(line).wrapping_byte_add(PREFETCH_BYTES);
-    // SAFETY: as in `prefetch`.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
-}
-
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn load_line(from: &[u8; 64]) -> __m512i {
@@ -168,6 +157,6 @@ mod tests {
     #[test]
     fn any_address_can_be_prefetched() {
         prefetch(std::ptr::null::<u8>());
-        prefetch_behind(&0_u8);
+        prefetch(&0_u8);
     }
 }

@@ -23,11 +23,13 @@ pub(super) fn multiply(layout: Layout, panel: &[u32], tile: &[u32], sums: &mut [
 
 /// Where the parts of a group of a token lie.
 pub(super) const HIGH: usize = 0;
-pub(super) const LOW: usize = 8;
-pub(super) const SCALE: usize = 16;
-pub(super) const SCALED_SUM: usize = 17;
+pub(super) const MIDDLE: usize = 8;
+pub(super) const LOW: usize = 16;
+pub(super) const SCALE: usize = 24;
+pub(super) const SCALED_SUM: usize = 25;
 /// Of the whole group, or of each half.
-pub(super) const CORRECTIONS: usize = 18;
+pub(super) const CORRECTIONS: usize = 26;
+pub(super) const LOW_CORRECTIONS: usize = 28;
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -45,7 +47,7 @@ fn multiply_tokens<const TOKENS: usize>(layout: Layout, panel: &[u32], tile: &[u
 /// registers would go through memory.
 macro_rules! add_group {
     ($tokens:ident, $words:ident, $biased:ident, $codes:expr, $scales:expr, $x:expr, $totals:ident) => {{
-        use $crate::kernels::avx512::tile::{CORRECTIONS, HIGH, LOW, SCALE, SCALED_SUM};
+        use $crate::kernels::avx512::tile::{CORRECTIONS, HIGH, LOW, LOW_CORRECTIONS, MIDDLE, SCALE, SCALED_SUM};
         let (codes, scales, x): ([__m512i; 8], [__m512; 2], &[[u32; TOKEN_WORDS]; $tokens]) = ($codes, $scales, $x);
         for part in 0..8 / $words {
             let words = part * $words;
@@ -55,8 +57,8 @@ macro_rules! add_group {
                     high[t] = _mm512_dpbusd_epi32(high[t], codes[i], broadcast(x[t][HIGH + i]));
                 }
             }
-            // What the high bytes give counts 256 times. With many tokens the low ones are added to the same sums, which
-            // saves registers; with few, sums of their own keep one instruction from waiting for another.
+            // What the high bytes give counts 256 times. With many tokens the middle ones are added to the same sums,
+            // which saves registers; with few, sums of their own keep one instruction from waiting for another.
             let mut dots = [_mm512_setzero_si512(); $tokens];
             if $tokens > 4 {
                 for t in 0..$tokens {
@@ -65,7 +67,7 @@ macro_rules! add_group {
             }
             for i in words..words + $words {
                 for t in 0..$tokens {
-                    dots[t] = _mm512_dpbusd_epi32(dots[t], codes[i], broadcast(x[t][LOW + i]));
+                    dots[t] = _mm512_dpbusd_epi32(dots[t], codes[i], broadcast(x[t][MIDDLE + i]));
                 }
             }
             if $tokens <= 4 {
@@ -78,6 +80,22 @@ macro_rules! add_group {
                     dots[t] = _mm512_add_epi32(dots[t], broadcast(x[t][CORRECTIONS + part]));
                 }
                 let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[t]), scales[part]);
+                $totals[t] = _mm512_fmadd_ps(scaled, broadcast_float(x[t][SCALE]), $totals[t]);
+            }
+            let mut low = [_mm512_setzero_si512(); $tokens];
+            for t in 0..$tokens {
+                if !$biased {
+                    low[t] = broadcast(x[t][LOW_CORRECTIONS + part]);
+                }
+            }
+            for i in words..words + $words {
+                for t in 0..$tokens {
+                    low[t] = _mm512_dpbusd_epi32(low[t], codes[i], broadcast(x[t][LOW + i]));
+                }
+            }
+            let low_scales = _mm512_mul_ps(scales[part], _mm512_set1_ps(1.0 / 256.0));
+            for t in 0..$tokens {
+                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(low[t]), low_scales);
                 $totals[t] = _mm512_fmadd_ps(scaled, broadcast_float(x[t][SCALE]), $totals[t]);
             }
         }
