@@ -4,8 +4,8 @@
 //! [--encodings NAME,NAME]`
 //!
 //! For one token the figure is GB/s of packed weights and its share of the rate of a plain sum over the same memory, by
-//! the same number of threads, best of the same rounds. For 2 to 8 tokens it is the time in units of that of one token, for 64
-//! it is 10⁹ multiplications and additions per second. Each figure is the best of the rounds; rounds go over all encodings
+//! the same number of threads, right before: the median of the rounds. For 2 to 8 tokens it is the time in units of that of one token, for 64
+//! it is 10⁹ multiplications and additions per second. Other figures are the best of the rounds; rounds go over all encodings
 //! in turn, so that a machine busy with something else for a while disturbs no single one.
 
 use std::hint::black_box;
@@ -52,6 +52,8 @@ struct Options {
 struct Best {
     few: [f64; FEW.len()],
     shared: f64,
+    /// What a plain sum took of the time of one token, in each round.
+    shares: Vec<f64>,
 }
 
 fn main() {
@@ -94,13 +96,16 @@ fn measure(options: &Options) -> (f64, Vec<Best>) {
     let x: Vec<f32> = (0..COLUMNS * SHARED_TOKENS).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
     let mut y = vec![0.0; STREAMED_BYTES / 1024 * FEW[FEW.len() - 1]];
     let mut memory = f64::INFINITY;
-    let mut best: Vec<Best> =
-        options.encodings.iter().map(|_| Best { few: [f64::INFINITY; FEW.len()], shared: f64::INFINITY }).collect();
+    let mut best: Vec<Best> = options
+        .encodings
+        .iter()
+        .map(|_| Best { few: [f64::INFINITY; FEW.len()], shared: f64::INFINITY, shares: Vec::new() })
+        .collect();
     for _ in 0..options.rounds {
         for (&encoding, best) in options.encodings.iter().zip(&mut best) {
-            for ahead in AHEAD {
-                memory = memory.min(seconds(|| _ = black_box(plain_sum(&bytes, options.threads, ahead))));
-            }
+            let sum = |ahead| seconds(|| _ = black_box(plain_sum(&bytes, options.threads, ahead)));
+            let sums = AHEAD.map(sum).into_iter().fold(f64::INFINITY, f64::min);
+            memory = memory.min(sums);
             let row_bytes = row_bytes(encoding);
             let mut time = |rows: usize, tokens: usize| {
                 let matrix = PackedMatrix::new(encoding, rows, COLUMNS, &bytes[..rows * row_bytes]);
@@ -108,8 +113,12 @@ fn measure(options: &Options) -> (f64, Vec<Best>) {
                 let (x, y) = (&x[..tokens * COLUMNS], &mut y[..tokens * rows]);
                 seconds(|| matrix.multiply_with(options.isa, x, black_box(y), rows))
             };
-            for (tokens, best) in FEW.into_iter().zip(&mut best.few) {
-                *best = best.min(time(STREAMED_BYTES / row_bytes, tokens));
+            for (tokens, few) in FEW.into_iter().zip(&mut best.few) {
+                let time = time(STREAMED_BYTES / row_bytes, tokens);
+                *few = few.min(time);
+                if tokens == 1 {
+                    best.shares.push(sums / time);
+                }
             }
             best.shared = best.shared.min(time(SHARED_ROWS, SHARED_TOKENS));
         }
@@ -128,11 +137,12 @@ fn seconds(work: impl FnOnce()) -> f64 {
 }
 
 /// Rates of an encoding: GB/s and share of memory's rate for one token, times of few tokens, GMAC/s of many.
-fn rates(encoding: Encoding, memory: f64, best: &Best) -> (f64, f64, [f64; FEW.len()], f64) {
+fn rates(encoding: Encoding, best: &Best) -> (f64, f64, [f64; FEW.len()], f64) {
     let used = (STREAMED_BYTES / row_bytes(encoding) * row_bytes(encoding)) as f64;
-    let rate = used / best.few[0] / 1e9;
     let multiplications = (SHARED_ROWS * COLUMNS * SHARED_TOKENS) as f64 / best.shared / 1e9;
-    (rate, rate / memory, best.few.map(|few| few / best.few[0]), multiplications)
+    let mut shares = best.shares.clone();
+    shares.sort_by(f64::total_cmp);
+    (used / best.few[0] / 1e9, shares[shares.len() / 2], best.few.map(|few| few / best.few[0]), multiplications)
 }
 
 fn print_table(options: &Options, memory: f64, best: &[Best]) {
@@ -141,7 +151,7 @@ fn print_table(options: &Options, memory: f64, best: &[Best]) {
     println!("{isa:?}, {threads} threads, {COLUMNS} columns, best of {rounds}; memory reads at {memory:.1} GB/s\n");
     println!("encoding   1 token, GB/s   of memory   2, 4, 8 tokens: times 1 token   64 tokens, GMAC/s");
     for (&encoding, best) in options.encodings.iter().zip(best) {
-        let (rate, share, [_, two, four, eight], many) = rates(encoding, memory, best);
+        let (rate, share, [_, two, four, eight], many) = rates(encoding, best);
         let name = encoding.to_string();
         let few = format!("{two:.2}  {four:.2}  {eight:.2}");
         println!("{name:8} {rate:15.1} {:9.0} % {few:>31} {many:19.1}", 100.0 * share);
@@ -151,7 +161,7 @@ fn print_table(options: &Options, memory: f64, best: &[Best]) {
 fn print_json(options: &Options, memory: f64, best: &[Best]) {
     let memory = STREAMED_BYTES as f64 / memory / 1e9;
     let encodings = options.encodings.iter().zip(best).map(|(&encoding, best)| {
-        let (rate, share, few, many) = rates(encoding, memory, best);
+        let (rate, share, few, many) = rates(encoding, best);
         serde_json::json!({
             "encoding": encoding.to_string(),
             "one_token_gigabytes_per_second": rate,
