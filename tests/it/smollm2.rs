@@ -47,6 +47,25 @@ fn greedy_tokens_are_the_golden_ones_at_every_budget() {
 }
 
 #[test]
+fn the_budget_may_change_while_tokens_are_generated() {
+    let expected = goldens().ids("greedy");
+    let options = GenerateOptions { max_tokens: expected.len(), at_end: AtEnd::Ignore, ..Default::default() };
+    let runtime = open(100, "pinned");
+    let budget = runtime.weights().streamer().budget();
+    let whole = budget.limit_bytes();
+    let mut tokens = Vec::new();
+    for token in runtime.generate(Prompt::Tokens(goldens().ids("input_ids")), options).unwrap() {
+        tokens.push(token.unwrap().id);
+        let percent = [100, 30, 60, 25, 90][tokens.len() % 5];
+        runtime.set_memory_bytes(whole * percent / 100).unwrap();
+        assert!(budget.used_bytes() <= budget.limit_bytes(), "{budget:?} at {percent} %");
+    }
+    assert_eq!(tokens, expected);
+    assert!(runtime.set_memory_bytes(1 << 20).unwrap_err().to_string().contains("smallest that works"));
+    assert_eq!(budget.limit_bytes(), whole * [100, 30, 60, 25, 90][expected.len() % 5] / 100);
+}
+
+#[test]
 fn half_of_the_weights_in_memory_reads_little_more_than_the_other_half() {
     let options = GenerateOptions { max_tokens: 12, at_end: AtEnd::Ignore, ..Default::default() };
     let prompt = Prompt::Tokens(goldens().ids("raw_input_ids"));

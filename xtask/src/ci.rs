@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::run::{FEATURES, cargo, output, run};
-use crate::{agnostic, fuzz, test};
+use crate::{agnostic, examples, fuzz, test};
 
 /// One of the checks that CI makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,6 +29,8 @@ pub(crate) enum Stage {
     Fuzz,
     /// What needs CUDA to build is type-checked.
     Cuda,
+    /// Every example runs.
+    Examples,
     /// All tests.
     Test,
 }
@@ -92,6 +94,7 @@ impl Stage {
                 let features = ["--features", "smoke-burn/cuda,smoke-cli/cuda"];
                 run(cargo(check).args(features).env("DOCS_RS", "1"))
             }
+            Self::Examples => examples::run_all(),
             Self::Test => test::test(&[]),
         }
     }

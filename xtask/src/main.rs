@@ -9,6 +9,7 @@ mod agnostic;
 mod bench;
 mod ci;
 mod demo;
+mod examples;
 mod fuzz;
 mod model;
 mod run;

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     /// Says what stays in memory, what streams and how fast that will be, before anything is loaded.
     Plan(PlanArguments),
+    /// Writes a checkpoint anew in the order of use, so that each unit is one read: worth it where tensors lie scattered.
+    Pack(PackArguments),
 }
 
 /// The model and where it runs.
@@ -101,4 +103,14 @@ pub(crate) struct PlanArguments {
     /// Threads that compute; as many as the machine has cores unless given.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PackArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    /// The new file: it ends in .gguf or .safetensors, as the original does, and takes as much disk as the original. One
+    /// with safetensors must lie beside the model's config.json.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
 }

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => commands::run(&arguments),
         Command::Inspect(arguments) => commands::inspect(&arguments),
         Command::Plan(arguments) => commands::plan(&arguments),
+        Command::Pack(arguments) => commands::pack(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

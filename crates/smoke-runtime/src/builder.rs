@@ -128,7 +128,11 @@ impl RuntimeBuilder {
         let pinned = PinnedUnits::new(plan.pinned);
         let policy = policy.unwrap_or_else(|| Box::new(Pinned::following(pinned.clone())));
         let predictor = self.predictor.unwrap_or_else(|| Box::new(CyclicPredictor::new(schedule.clone())));
+        // A ring keeps blocks in flight by itself: a thread reads one unit while another takes up the next.
+        let is_ring = |kind| kind == ReaderKind::Uring;
+        let io_threads = if checkpoint.reader_kinds().all(is_ring) { 2 } else { 4 };
         let streamer = Streamer::builder(checkpoint, units)
+            .io_threads(io_threads)
             .budget(Budget::new(budget_bytes))
             .policy(policy)
             .predictor(predictor)

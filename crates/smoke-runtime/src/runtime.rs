@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use smoke_burn::{DeviceKind, Weights};
@@ -35,6 +36,8 @@ pub struct Runtime {
     pinned: PinnedUnits,
     model_bytes: u64,
     device: DeviceKind,
+    /// Tokens that the latest generation planned for.
+    context: AtomicUsize,
 }
 
 /// What a generation begins with.
@@ -107,7 +110,7 @@ impl Runtime {
         model_bytes: u64,
         device: DeviceKind,
     ) -> Self {
-        Self { model, weights, tokenizer, schedule, pinned, model_bytes, device }
+        Self { model, weights, tokenizer, schedule, pinned, model_bytes, device, context: AtomicUsize::new(1) }
     }
 
     /// The model's sizes.
@@ -138,15 +141,31 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError::BudgetTooSmall`] if it cannot hold them.
     pub fn plan(&self, context_tokens: usize) -> Result<Plan, RuntimeError> {
-        let streamer = self.weights.streamer();
+        self.plan_in(self.weights.streamer().budget().limit_bytes(), context_tokens)
+    }
+
+    fn plan_in(&self, budget_bytes: u64, context_tokens: usize) -> Result<Plan, RuntimeError> {
         let sizes = Sizes {
             model: &*self.model,
-            units: streamer.units(),
+            units: self.weights.streamer().units(),
             schedule: &self.schedule,
             model_bytes: self.model_bytes,
             device: self.device,
         };
-        sizes.plan(streamer.budget().limit_bytes(), context_tokens)
+        sizes.plan(budget_bytes, context_tokens)
+    }
+
+    /// Sets another budget, from any thread, also while tokens are generated: they stay the same, only their speed
+    /// changes. When this returns, no more than `bytes` are used, but for the unit and the activations in use at the
+    /// moment, which give way within the next product.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if the budget cannot hold the generation that runs; then nothing changes.
+    pub fn set_memory_bytes(&self, bytes: u64) -> Result<(), RuntimeError> {
+        let plan = self.plan_in(bytes, self.context.load(Ordering::Relaxed))?;
+        // First what is to stay, so that the right units go.
+        self.pinned.set(plan.pinned.iter().copied());
+        Ok(self.weights.streamer().set_memory_limit(bytes)?)
     }
 
     /// The prompt's token ids.
@@ -179,6 +198,7 @@ impl Runtime {
         }
         let context = (tokens.len() + options.max_tokens).min(self.config().max_positions.max(tokens.len()));
         let plan = self.plan(context)?;
+        self.context.store(context, Ordering::Relaxed);
         self.pinned.set(plan.pinned.iter().copied());
         let streamer = self.weights.streamer();
         streamer.reset_stats();

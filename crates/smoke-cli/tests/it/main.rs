@@ -207,3 +207,24 @@ fn bad_input_gets_one_clear_error() {
     fails_with(&["run", model, "--memory", "1MB", "--prompt", "the", "--device", "tpu"], &["tpu", "cpu"]);
     fails_with(&["run", model, "--memory", "1MB", "--prompt", "the", "--device", "cuda"], &["cuda"]);
 }
+
+#[test]
+fn a_packed_model_says_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = asset("quant/llama-q4_0.gguf");
+    let packed = directory.path().join("packed.gguf");
+    let (model, packed) = (model.to_str().unwrap(), packed.to_str().unwrap());
+    let output = smoke(&["pack", model, "--out", packed, "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["bytes"].as_u64(), Some(std::fs::metadata(packed).unwrap().len()));
+    let tokens = |model: &str| {
+        let options = ["--memory", "400KB", "--prompt-ids", "5,6,7", "--max-tokens", "9", "--ignore-eos", "--json"];
+        let output = smoke(&[&["run", model], &options[..]].concat());
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["tokens"].clone()
+    };
+    assert!(tokens(packed).is_array());
+    assert_eq!(tokens(packed), tokens(model));
+    fails_with(&["pack", model, "--out", packed], &["packed.gguf"]);
+    fails_with(&["pack", model, "--out", "packed.bin"], &["gguf"]);
+}

@@ -1,0 +1,74 @@
+//! `smoke plan`
+
+use serde_json::json;
+use smoke_runtime::storage::Checkpoint;
+use smoke_runtime::{ByteSize, Limit, Probe};
+
+use super::{Result, open};
+use crate::arguments::PlanArguments;
+use crate::report::spinner;
+
+/// Says what stays, what streams and how fast that will be.
+pub(crate) fn plan(arguments: &PlanArguments) -> Result {
+    if let Some(threads) = arguments.threads {
+        smoke_runtime::set_threads(threads.get())?;
+    }
+    let runtime = open(&arguments.model, arguments.memory, "pinned")?;
+    let plan = runtime.plan(arguments.context)?;
+    let measuring = spinner("measuring disk and kernels");
+    let probe = Probe::measure(&Checkpoint::open(&arguments.model.model)?)?;
+    measuring.finish_and_clear();
+    let prediction = plan.predict(&probe);
+    let limit = match prediction.limit {
+        Limit::Disk => "disk",
+        Limit::Compute => "compute",
+    };
+    if arguments.model.json {
+        let value = json!({
+            "model_bytes": plan.model_bytes,
+            "budget_bytes": plan.budget_bytes,
+            "minimum_bytes": plan.minimum_bytes,
+            "context_tokens": plan.context_tokens,
+            "kv_cache_bytes": plan.kv_cache_bytes,
+            "activation_bytes": plan.activation_bytes,
+            "pinned_bytes": plan.pinned_bytes,
+            "streaming_bytes": plan.streaming_bytes,
+            "streamed_bytes_per_token": plan.streamed_bytes,
+            "units": plan.units,
+            "largest_unit_bytes": plan.largest_unit_bytes,
+            "disk_bytes_per_second": probe.disk_bytes_per_second,
+            "compute_bytes_per_second": probe.compute_bytes_per_second,
+            "tokens_per_second": prediction.tokens_per_second,
+            "bound_tokens_per_second": prediction.bound_tokens_per_second,
+            "limit": limit,
+        });
+        println!("{value}");
+        return Ok(());
+    }
+    println!(
+        "model        {} in {} units of up to {}",
+        ByteSize(plan.model_bytes),
+        plan.units,
+        ByteSize(plan.largest_unit_bytes)
+    );
+    println!(
+        "budget       {} for {} tokens (smallest that works: {})",
+        ByteSize(plan.budget_bytes),
+        plan.context_tokens,
+        ByteSize(plan.minimum_bytes)
+    );
+    println!("  stays      {} of weights", ByteSize(plan.pinned_bytes));
+    println!("  streaming  {} for units on their way", ByteSize(plan.streaming_bytes));
+    println!("  keys/values {}, activations {}", ByteSize(plan.kv_cache_bytes), ByteSize(plan.activation_bytes));
+    println!("per token    {} streams from the disk", ByteSize(plan.streamed_bytes));
+    println!(
+        "measured     disk {}/s, kernels {}/s",
+        ByteSize(probe.disk_bytes_per_second as u64),
+        ByteSize(probe.compute_bytes_per_second as u64)
+    );
+    println!(
+        "predicted    {:.2} tok/s, limited by {limit} (bound {:.2})",
+        prediction.tokens_per_second, prediction.bound_tokens_per_second
+    );
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! `smoke run`
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use smoke_runtime::{AtEnd, ByteSize, GenerateOptions, Plan, Prompt, Runtime, Sampling, Statistics};
+
+use super::{Result, open};
+use crate::arguments::RunArguments;
+use crate::report::{bytes_bar, percent};
+
+/// Answers a prompt.
+pub(crate) fn run(arguments: &RunArguments) -> Result {
+    if let Some(threads) = arguments.threads {
+        smoke_runtime::set_threads(threads.get())?;
+    }
+    let runtime = open(&arguments.model, arguments.memory, &arguments.policy)?;
+    let options = GenerateOptions {
+        max_tokens: arguments.max_tokens,
+        sampling: Sampling {
+            temperature: arguments.temperature,
+            top_k: arguments.top_k,
+            top_p: arguments.top_p,
+            seed: arguments.seed,
+        },
+        at_end: if arguments.ignore_eos { AtEnd::Ignore } else { AtEnd::Stop },
+    };
+    let mut generation = runtime.generate(prompt(arguments)?, options)?;
+    let waiting = Loading::start(&runtime, generation.plan());
+    let (mut ids, mut text) = (Vec::new(), String::new());
+    let mut out = std::io::stdout().lock();
+    while let Some(token) = generation.next() {
+        waiting.finish();
+        let token = token?;
+        ids.push(token.id);
+        text.push_str(&token.text);
+        if !arguments.model.json {
+            if token.text.is_empty() && runtime.tokenizer().is_err() {
+                write!(out, "{} ", token.id)?;
+            }
+            write!(out, "{}", token.text)?;
+            out.flush()?;
+        }
+    }
+    waiting.finish();
+    let rest = generation.rest();
+    text.push_str(&rest);
+    let statistics = generation.statistics();
+    if arguments.model.json {
+        writeln!(out, "{}", run_json(&ids, &text, &statistics))?;
+    } else {
+        writeln!(out, "{rest}")?;
+    }
+    summary(&statistics);
+    Ok(())
+}
+
+fn prompt(arguments: &RunArguments) -> std::io::Result<Prompt> {
+    if let Some(ids) = &arguments.prompt_ids {
+        return Ok(Prompt::Tokens(ids.clone()));
+    }
+    let text = match &arguments.prompt {
+        Some(text) => text.clone(),
+        None => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text)?;
+            text.trim_end_matches('\n').to_owned()
+        }
+    };
+    Ok(if arguments.raw { Prompt::Raw(text) } else { Prompt::chat(text) })
+}
+
+/// The bar that fills while the first pass reads the weights.
+struct Loading {
+    bar: indicatif::ProgressBar,
+    done: Arc<AtomicBool>,
+}
+
+impl Loading {
+    fn start(runtime: &Runtime, plan: &Plan) -> Self {
+        let bar = bytes_bar(plan.pass_bytes, "reading weights");
+        let done = Arc::new(AtomicBool::new(bar.is_hidden()));
+        let (watched, streamer, stop) = (bar.clone(), runtime.weights().streamer().clone(), Arc::clone(&done));
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                watched.set_position(streamer.stats().bytes_read);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        Self { bar, done }
+    }
+
+    fn finish(&self) {
+        if !self.done.swap(true, Ordering::Relaxed) {
+            self.bar.finish_and_clear();
+        }
+    }
+}
+
+fn run_json(ids: &[u32], text: &str, statistics: &Statistics) -> serde_json::Value {
+    json!({
+        "tokens": ids,
+        "text": text,
+        "prompt_tokens": statistics.prompt_tokens,
+        "tokens_per_second": statistics.tokens_per_second(),
+        "prefill_seconds": statistics.prefill.as_secs_f64(),
+        "decode_seconds": statistics.decode.as_secs_f64(),
+        "budget_bytes": statistics.budget_bytes,
+        "peak_bytes": statistics.peak_bytes,
+        "model_bytes": statistics.model_bytes,
+        "bytes_read": statistics.bytes_read,
+        "bytes_read_per_token": statistics.bytes_read_per_token,
+        "min_bytes_read_per_token": statistics.min_bytes_read_per_token,
+        "byte_hit_rate": statistics.byte_hit_rate,
+        "min_byte_hit_rate": statistics.min_byte_hit_rate,
+        "on_time_rate": statistics.on_time_rate,
+        "stall_seconds": statistics.stall.as_secs_f64(),
+    })
+}
+
+fn summary(statistics: &Statistics) {
+    let Statistics { generated_tokens, prompt_tokens, .. } = statistics;
+    eprintln!();
+    eprintln!(
+        "{generated_tokens} tokens at {:.2} tok/s after {prompt_tokens} prompt tokens in {:.2} s",
+        statistics.tokens_per_second(),
+        statistics.prefill.as_secs_f64()
+    );
+    eprintln!(
+        "memory     peak {} of {}, model {}",
+        ByteSize(statistics.peak_bytes),
+        ByteSize(statistics.budget_bytes),
+        ByteSize(statistics.model_bytes)
+    );
+    eprintln!(
+        "disk       {} read, {} per token (least possible {})",
+        ByteSize(statistics.bytes_read),
+        ByteSize(statistics.bytes_read_per_token),
+        ByteSize(statistics.min_bytes_read_per_token)
+    );
+    eprintln!(
+        "cache      {} of bytes hit (MIN {}), {} on time, {:.2} s stalled",
+        percent(statistics.byte_hit_rate),
+        percent(statistics.min_byte_hit_rate),
+        percent(statistics.on_time_rate),
+        statistics.stall.as_secs_f64()
+    );
+}

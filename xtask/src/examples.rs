@@ -1,0 +1,27 @@
+//! Examples are programs that people copy: each runs.
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::run::{FEATURES, cargo, output, run};
+
+/// Builds all examples with what the tests are built with, and runs those that are no measurements.
+pub(crate) fn run_all() -> Result<()> {
+    run(cargo(["build", "--workspace", "--examples"]).args(FEATURES))?;
+    let names = names()?;
+    ensure!(!names.is_empty(), "there are no examples");
+    for name in names.iter().filter(|name| !name.ends_with("_speed")) {
+        let program = crate::root().join("target/debug/examples").join(name);
+        run(std::process::Command::new(program).current_dir(crate::root()))?;
+    }
+    Ok(())
+}
+
+fn names() -> Result<Vec<String>> {
+    let metadata: Value =
+        serde_json::from_str(&output(&mut cargo(["metadata", "--no-deps", "--format-version", "1"]))?)?;
+    let targets =
+        metadata["packages"].as_array().into_iter().flatten().flat_map(|package| package["targets"].as_array());
+    let examples = targets.flatten().filter(|target| target["kind"][0] == "example");
+    Ok(examples.filter_map(|target| target["name"].as_str().map(String::from)).collect())
+}
