@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
     let waiting = Loading::start(&runtime, generation.plan());
     let (mut ids, mut text) = (Vec::new(), String::new());
     let mut out = std::io::stdout().lock();
-    while let Some(token) = generation.next() {
+    for token in generation.by_ref() {
         waiting.finish();
         let token = token?;
         ids.push(token.id);

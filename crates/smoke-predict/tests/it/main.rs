@@ -1,4 +1,5 @@
 //! Our own predictors keep the rules, and the cyclic one agrees with a plain search.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
 use proptest::prelude::*;
 use smoke_predict::{
