@@ -7,8 +7,8 @@
 //!
 //! - [`PackedMatrix`]: borrowed bytes with a shape; products with f32 activations, on several threads; its documentation
 //!   says how exact they are;
-//! - [`decode`]: bytes to floats, bit for bit the same on every machine;
-//! - [`encode`]: floats to bytes, for making test models and small files;
+//! - [`decode`](decode()): bytes to floats, bit for bit the same on every machine;
+//! - [`encode`](encode()): floats to bytes, for making test models and small files;
 //! - [`Isa`]: which instructions the kernels use, found at run time.
 //!
 //! | bits | symmetric about zero | with a minimum |

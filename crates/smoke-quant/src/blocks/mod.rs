@@ -1,6 +1,6 @@
 //! The block layouts, each as a plain function from the bytes of one block to its elements.
 //!
-//! These functions are the definition that everything else is held to: [`decode`](crate::decode) gives their results on
+//! These functions are the definition that everything else is held to: [`decode`](crate::decode()) gives their results on
 //! every machine, and the kernels of an instruction set are tested against them. They are written without branches on
 //! data, so that the compiler can vectorise them for machines that have no kernels of their own.
 
