@@ -161,9 +161,9 @@ impl<'a, const BYTES: usize> Rows<'a, BYTES> {
     fn blocks(&self, b: usize) -> Blocks<'a, BYTES> {
         assert!(b < self.len, "the block lies inside the rows");
         let mut blocks: Blocks<'a, BYTES> = [&[0; BYTES]; ROWS];
-        for r in 0..ROWS {
+        for (block, row) in blocks.iter_mut().zip(&self.rows) {
             // SAFETY: `new` gave every row `len` blocks, and `b` is less than that.
-            blocks[r] = unsafe { self.rows[r].get_unchecked(b) };
+            *block = unsafe { row.get_unchecked(b) };
         }
         blocks
     }
