@@ -25,8 +25,8 @@ pub(super) const ROWS: usize = 16;
 pub(super) const TILE: usize = 8;
 /// Up to so many tokens go without a panel.
 pub(super) const FEW: usize = 8;
-/// Groups of a panel, a multiple of the groups of every block. A panel and the elements of a tile fill five sixths of
-/// a first-level cache of 32 KiB.
+/// Groups of a panel, a multiple of the groups of every block. A panel and the elements of a tile fill five sixths of a
+/// first-level cache of 32 KiB.
 pub(super) const PANEL_GROUPS: usize = 16;
 /// Words of a group of a token: see [`IntegerKernels::quantize`].
 pub(super) const TOKEN_WORDS: usize = 32;
@@ -142,36 +142,60 @@ impl<'a> Quantized<'a> {
 
 /// Multiplies tokens by the rows in `bytes`; `y` has an element of each token for each row.
 pub(crate) fn product(kernels: &dyn IntegerKernels, shape: &Shape, bytes: &[u8], x: Quantized<'_>, y: &mut Piece<'_>) {
+    if x.tokens <= FEW {
+        product_of_few(kernels, shape, bytes, x, y)
+    } else {
+        product_of_many(kernels, shape, bytes, x, y)
+    }
+}
+
+fn product_of_few(kernels: &dyn IntegerKernels, shape: &Shape, bytes: &[u8], x: Quantized<'_>, y: &mut Piece<'_>) {
+    let mut sums = [[0.0; ROWS]; FEW];
+    let sums = &mut sums[..x.tokens];
+    for first in (0..y.width()).step_by(ROWS) {
+        sums.fill([0.0; ROWS]);
+        let rows = rows_within(shape, bytes, first, 0..shape.row_bytes);
+        // While these rows are read side by side, the next ones are fetched in the order of memory.
+        let ahead = ROWS * shape.row_bytes;
+        kernels.multiply_few(shape.encoding, &rows, ahead, x.tile(0, 0..x.groups), sums);
+        write(sums, first, y);
+    }
+}
+
+fn product_of_many(kernels: &dyn IntegerKernels, shape: &Shape, bytes: &[u8], x: Quantized<'_>, y: &mut Piece<'_>) {
     let layout = layout_of(shape.encoding);
-    let rows = y.width();
-    let row = |r: usize| &bytes[r.min(rows - 1) * shape.row_bytes..][..shape.row_bytes];
     with_scratch(PANEL_GROUPS * layout.panel_words(), |panel: &mut [u32]| {
         with_scratch(x.tokens * ROWS, |sums: &mut [f32]| {
             let sums = sums.as_chunks_mut::<ROWS>().0;
-            for first in (0..rows).step_by(ROWS) {
+            for first in (0..y.width()).step_by(ROWS) {
                 sums.fill([0.0; ROWS]);
                 for start in (0..x.groups).step_by(PANEL_GROUPS) {
                     let groups = start..x.groups.min(start + PANEL_GROUPS);
                     let within = shape.bytes_of(start * GROUP, groups.len() * GROUP);
-                    let rows_within = std::array::from_fn(|r| &row(first + r)[within.clone()]);
-                    // While these rows are read, chunk by chunk, the next ones are fetched in the order of memory.
                     let ahead = ROWS * shape.row_bytes + (ROWS - 1) * within.start;
-                    if x.tokens <= FEW {
-                        let tile = x.tile(0, groups);
-                        kernels.multiply_few(shape.encoding, &rows_within, ahead, tile, sums);
-                        continue;
-                    }
+                    let rows = rows_within(shape, bytes, first, within);
                     let panel = &mut panel[..groups.len() * layout.panel_words()];
-                    kernels.unpack(shape.encoding, &rows_within, ahead, panel);
+                    kernels.unpack(shape.encoding, &rows, ahead, panel);
                     for (t, sums) in sums.chunks_mut(TILE).enumerate() {
                         kernels.multiply(layout, panel, x.tile(t * TILE, groups.clone()), sums);
                     }
                 }
-                let len = ROWS.min(rows - first);
-                for (t, sums) in sums.iter().enumerate() {
-                    y.token(t)[first..first + len].copy_from_slice(&sums[..len]);
-                }
+                write(sums, first, y);
             }
         });
     });
+}
+
+/// The bytes `within` of [`ROWS`] rows from `first` on. Where there are fewer, the last one is taken again.
+fn rows_within<'a>(shape: &Shape, bytes: &'a [u8], first: usize, within: Range<usize>) -> [&'a [u8]; ROWS] {
+    let last = bytes.len() / shape.row_bytes - 1;
+    std::array::from_fn(|r| &bytes[(first + r).min(last) * shape.row_bytes..][within.clone()])
+}
+
+/// Writes the sums of all tokens with the rows from `first` on, as far as there are rows.
+fn write(sums: &[[f32; ROWS]], first: usize, y: &mut Piece<'_>) {
+    let len = ROWS.min(y.width() - first);
+    for (t, sums) in sums.iter().enumerate() {
+        y.token(t)[first..first + len].copy_from_slice(&sums[..len]);
+    }
 }
