@@ -1,11 +1,10 @@
 //! `cargo xtask test`: all tests, after obtaining what they need.
 
-use std::process::Command;
-
 use anyhow::Result;
 
+use crate::model;
 use crate::run::{FEATURES, cargo, run, succeeds};
-use crate::{model, vulkan};
+use crate::vulkan::{self, quiet_vulkan};
 
 /// Runs all tests, or those that `options` select.
 pub(crate) fn test(options: &[String]) -> Result<()> {
@@ -21,12 +20,4 @@ pub(crate) fn test(options: &[String]) -> Result<()> {
         run(quiet_vulkan(cargo(["test", "--doc", "--workspace"]).args(FEATURES)))?;
     }
     run(quiet_vulkan(cargo(["nextest", "run", "--workspace"]).args(FEATURES)).args(options))
-}
-
-/// Vulkan drivers complain where this variable is not set, as it is not for services and in containers.
-fn quiet_vulkan(command: &mut Command) -> &mut Command {
-    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
-    }
-    command
 }

@@ -1,11 +1,11 @@
 //! Streams a Burn model that knows nothing of Smoke, from a checkpoint larger than the memory it gets.
 //!
-//! `cargo run -p smoke-burn --example burn_existing_model`
+//! `cargo run -p smoke-burn --example burn_existing_model [-- cpu|wgpu]`
 
 use burn::module::{Initializer, Module};
 use burn::nn::{Gelu, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
-use smoke_burn::{Stream, StreamOptions};
+use smoke_burn::{DeviceKind, Stream, StreamOptions};
 
 /// A user's model in plain Burn style.
 #[derive(Module, Debug)]
@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let checkpoint = directory.path().join("mixer.safetensors");
     write_checkpoint(&checkpoint)?;
 
-    let device = Device::flex();
+    let device = std::env::args().nth(1).map_or(Ok(DeviceKind::Cpu), |name| name.parse())?.open()?;
     let model = Mixer::new(&device).stream(StreamOptions::new(&checkpoint).memory("8MB".parse()?))?;
     for pass in 0..3 {
         let y = model.run(|model| model.forward(Tensor::ones([1, WIDTH], &device)))?;

@@ -244,14 +244,17 @@ pub(crate) struct FloatPool {
 }
 
 impl FloatPool {
-    /// Lends `len` floats, which hold anything.
+    /// Lends `len` floats, which hold anything: the smallest spare memory that fits. Where none does, new memory takes
+    /// the place of the largest, so that there is never more than what was lent at one time.
     pub(crate) fn lend(&self, len: usize) -> Floats {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting = spare.iter().enumerate().filter(|(_, values)| values.len() >= len);
         let best = fitting.min_by_key(|(_, values)| values.len()).map(|(place, _)| place);
-        let values = best.map(|place| spare.swap_remove(place));
+        let outgrown = || spare.iter().enumerate().max_by_key(|(_, values)| values.len()).map(|(place, _)| place);
+        let taken = best.or_else(outgrown).map(|place| spare.swap_remove(place));
         drop(spare);
-        Floats { values: values.unwrap_or_else(|| vec![0.0; len]), len, lender: self.clone() }
+        let values = taken.filter(|values| values.len() >= len).unwrap_or_else(|| vec![0.0; rounded(len)]);
+        Floats { values, len, lender: self.clone() }
     }
 
     /// Frees what is not lent.
@@ -262,6 +265,11 @@ impl FloatPool {
     fn take_back(&self, values: Vec<f32>) {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(values);
     }
+}
+
+/// Up to an eighth more, so that memory for something that grows token by token is not made anew each time.
+fn rounded(len: usize) -> usize {
+    len.next_multiple_of((len.next_power_of_two() / 16).max(1))
 }
 
 #[cfg(test)]
@@ -277,6 +285,12 @@ mod tests {
         let again = pool.lend(8);
         assert_eq!((again.as_ptr(), again.len()), (at_small, 8));
         assert_eq!(pool.lend(11).as_ptr(), at_large);
+        drop(again);
+        // What was outgrown is not kept beside what replaces it: two were lent at one time, and two there are.
+        for len in 100..5_000 {
+            drop(pool.lend(len));
+        }
+        assert_eq!(pool.spare.lock().unwrap().len(), 2);
         pool.clear();
         assert!(pool.spare.lock().unwrap().is_empty());
     }

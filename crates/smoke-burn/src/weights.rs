@@ -98,14 +98,16 @@ impl Weights {
     /// [`WeightError`] if they cannot be read or find no room.
     pub fn lease(&self, placed: &PlacedTensor, piece: &Piece) -> Result<UnitLease, WeightError> {
         let unit = piece.part.unit;
-        let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lease) = current.as_ref().filter(|lease| lease.unit() == unit) {
+        let current = || self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // Let go of another one first: the next unit may need the room.
+        let held = current().take_if(|lease| lease.unit() != unit);
+        drop(held);
+        if let Some(lease) = &*current() {
             return Ok(lease.clone());
         }
-        // Let go first: the next unit may need the room.
-        *current = None;
+        // Without the lock: who waits for the disk must not keep others from letting go.
         let lease = self.with_room(|streamer| streamer.acquire(unit)).map_err(WeightError::stream(&placed.name))?;
-        *current = Some(lease.clone());
+        *current() = Some(lease.clone());
         Ok(lease)
     }
 

@@ -98,8 +98,8 @@ pub(crate) struct PlanArguments {
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: ByteSize,
     /// Tokens of prompt and answer to plan for.
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub(crate) context: usize,
+    #[arg(long, value_name = "N", default_value = "256")]
+    pub(crate) context: NonZeroUsize,
     /// Threads that compute; as many as the machine has cores unless given.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,

@@ -50,8 +50,16 @@ pub enum ModelError {
         /// The size of the vocabulary.
         vocabulary: usize,
     },
+    /// Tokens that do not fill the rows of the batch.
+    #[error("{tokens} tokens are no whole rows of a batch of {batch}")]
+    Rows {
+        /// Tokens in all.
+        tokens: usize,
+        /// Rows of the batch.
+        batch: usize,
+    },
     /// More tokens than the key-value cache or the model's positions hold.
-    #[error("{tokens} tokens exceed the {limit} that {what} holds: shorten the prompt or lower --max-tokens")]
+    #[error("{tokens} tokens exceed the {limit} that {what} holds: shorten the prompt, or ask for fewer tokens")]
     TooLong {
         /// Tokens in all.
         tokens: usize,

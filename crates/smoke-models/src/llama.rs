@@ -211,7 +211,10 @@ impl Options {
         if turned != head_dim {
             return Err(gguf.invalid(format!("llama.rope.dimension_count is {turned}, but heads have {head_dim}")));
         }
-        let theta = gguf.or("llama.rope.freq_base", 10_000.0)?;
+        let theta = positive(gguf, "llama.rope.freq_base", gguf.or("llama.rope.freq_base", 10_000.0)?)?;
+        if gguf.optional::<u64>("llama.expert_count")?.is_some_and(|experts| experts > 0) {
+            return Err(ModelError::unsupported("GGUF architecture", "llama with experts", "dense llama"));
+        }
         let scaling = match gguf.or("llama.rope.scaling.type", "none".to_owned())?.as_str() {
             "none" => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor: gguf.required("llama.rope.scaling.factor")? },
@@ -248,10 +251,12 @@ fn check_heads(config: &LmConfig, source: &Config) -> Result<(), ModelError> {
 /// The base and scaling of rotary embeddings, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`.
 fn rope(json: &Config) -> Result<(f64, RopeScaling), ModelError> {
     let parameters = json.section("rope_parameters")?;
-    let theta = match &parameters {
-        Some(parameters) => parameters.or("rope_theta", 10_000.0)?,
-        None => json.or("rope_theta", 10_000.0)?,
-    };
+    let theta: Option<f64> = parameters.as_ref().map_or(Ok(None), |parameters| parameters.optional("rope_theta"))?;
+    let theta = positive(json, "rope_theta", theta.map_or_else(|| json.or("rope_theta", 10_000.0), Ok)?)?;
+    let turned: f64 = json.or("partial_rotary_factor", 1.0)?;
+    if turned != 1.0 {
+        return Err(ModelError::unsupported("partial_rotary_factor", &turned.to_string(), "1"));
+    }
     let Some(scaling) = parameters.map_or_else(|| json.section("rope_scaling"), |found| Ok(Some(found)))? else {
         return Ok((theta, RopeScaling::None));
     };
@@ -261,9 +266,9 @@ fn rope(json: &Config) -> Result<(f64, RopeScaling), ModelError> {
     };
     let scaling = match kind.as_str() {
         "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear { factor: scaling.required("factor")? },
+        "linear" => RopeScaling::Linear { factor: positive(json, "factor", scaling.required("factor")?)? },
         "llama3" => RopeScaling::Llama3 {
-            factor: scaling.required("factor")?,
+            factor: positive(json, "factor", scaling.required("factor")?)?,
             low_frequency_factor: scaling.required("low_freq_factor")?,
             high_frequency_factor: scaling.required("high_freq_factor")?,
             original_context: scaling.required("original_max_position_embeddings")?,
@@ -271,6 +276,11 @@ fn rope(json: &Config) -> Result<(f64, RopeScaling), ModelError> {
         other => return Err(ModelError::unsupported("rope_type", other, "default, linear, llama3")),
     };
     Ok((theta, scaling))
+}
+
+/// A number that is divided by.
+fn positive(config: &Config, key: &str, value: f64) -> Result<f64, ModelError> {
+    if value > 0.0 && value.is_finite() { Ok(value) } else { Err(config.invalid(format!("key `{key}` is {value}"))) }
 }
 
 /// Scaled frequencies that llama.cpp's converter stores as a tensor of divisors.

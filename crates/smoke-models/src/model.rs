@@ -70,7 +70,9 @@ pub struct LmConfig {
 impl LmConfig {
     /// Bytes of the keys and values of `tokens` tokens in `batch` rows.
     pub fn kv_cache_bytes(&self, batch: usize, tokens: usize) -> u64 {
-        floats(self.layers * 2 * batch * self.kv_heads * self.head_dim * tokens)
+        let factors = [2, self.layers, batch, self.kv_heads, self.head_dim, tokens];
+        let floats = factors.into_iter().fold(1_u64, |product, factor| product.saturating_mul(factor as u64));
+        floats.saturating_mul(size_of::<f32>() as u64)
     }
 
     /// An upper bound of the bytes that activations on `device` take at once in a forward pass of `tokens` tokens in
@@ -100,7 +102,10 @@ impl LmConfig {
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
             return Err(ModelError::Token { token, vocabulary: self.vocabulary });
         }
-        let rows = tokens.len() / cache.batch().max(1);
+        if tokens.is_empty() || cache.batch() == 0 || !tokens.len().is_multiple_of(cache.batch()) {
+            return Err(ModelError::Rows { tokens: tokens.len(), batch: cache.batch() });
+        }
+        let rows = tokens.len() / cache.batch();
         let seen = cache.len() + rows;
         for (limit, what) in [(cache.capacity(), "the key-value cache"), (self.max_positions, "the model's context")] {
             if seen > limit {

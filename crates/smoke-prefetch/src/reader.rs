@@ -39,7 +39,8 @@ impl Reader {
         staged: Staged,
         should_stop: &dyn Fn() -> bool,
     ) -> Result<Lease<AlignedBuffer>, LoadError> {
-        let Staged { mut buffer, reservation } = staged;
+        // In this order: what is bound last goes first.
+        let Staged { reservation, mut buffer } = staged;
         if should_stop() {
             return Err(LoadError::Cancelled);
         }

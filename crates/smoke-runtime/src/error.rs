@@ -43,13 +43,13 @@ pub enum RuntimeError {
     },
     /// The budget cannot hold what one token needs.
     #[error(
-        "a budget of {budget} is too small for {context_tokens} tokens: the smallest that works is {minimum} ({kv_cache} keys and values, {activations} activations, {units} for two units of weights); raise --memory or lower --max-tokens"
+        "a budget of {budget} is too small for a context of {context_tokens}: the smallest that works is {minimum_bytes} bytes ({kv_cache} keys and values, {activations} activations, {units} for two units of weights); allow more memory or fewer tokens"
     )]
     BudgetTooSmall {
         /// The budget that was given.
         budget: ByteSize,
         /// The smallest budget that works for this many tokens.
-        minimum: ByteSize,
+        minimum_bytes: u64,
         /// Tokens of prompt and answer.
         context_tokens: usize,
         /// What their keys and values take.

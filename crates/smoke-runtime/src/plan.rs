@@ -79,15 +79,16 @@ impl Sizes<'_> {
         let config = self.model.config();
         let unit_bytes: Vec<u64> = self.units.units().map(|unit| self.units.buffer_bytes(unit)).collect();
         let largest_unit_bytes = unit_bytes.iter().copied().max().unwrap_or(0);
+        let context_tokens = context_tokens.clamp(1, config.max_positions);
         let kv_cache_bytes = config.kv_cache_bytes(1, context_tokens);
         let activation_bytes =
             config.activation_bytes(self.device, 1, 1, context_tokens, Want::LastLogits) + self.unpack_bytes();
-        let working_bytes = kv_cache_bytes + activation_bytes;
-        let minimum_bytes = working_bytes + 2 * largest_unit_bytes;
+        let working_bytes = kv_cache_bytes.saturating_add(activation_bytes);
+        let minimum_bytes = working_bytes.saturating_add(2 * largest_unit_bytes);
         if budget_bytes < minimum_bytes {
             return Err(RuntimeError::BudgetTooSmall {
                 budget: ByteSize(budget_bytes),
-                minimum: ByteSize(minimum_bytes),
+                minimum_bytes,
                 context_tokens,
                 kv_cache: ByteSize(kv_cache_bytes),
                 activations: ByteSize(activation_bytes),

@@ -8,7 +8,7 @@ use smoke_cache::policy::PinnedUnits;
 use smoke_core::{Permit, UnitId};
 use smoke_models::parts::KvCache;
 use smoke_models::text::{AddSpecial, Message, Sampler, Sampling, StreamDecoder, Tokenizer, TokenizerError};
-use smoke_models::{CausalLm, LmConfig, Want};
+use smoke_models::{CausalLm, LmConfig, ModelError, Want};
 use smoke_prefetch::StreamStats;
 
 use crate::builder::RuntimeBuilder;
@@ -187,7 +187,8 @@ impl Runtime {
         Ok(self.tokenizer()?.encode(&text, AddSpecial::No)?)
     }
 
-    /// Generates tokens one by one, each when it is asked for.
+    /// Generates tokens one by one, each when it is asked for. Statistics count from here on, so those of two generations
+    /// that go on at once are mixed.
     ///
     /// # Errors
     /// [`RuntimeError`] if the prompt is empty or cannot be encoded, or the budget is too small for prompt and answer.
@@ -196,7 +197,12 @@ impl Runtime {
         if tokens.is_empty() {
             return Err(RuntimeError::EmptyPrompt);
         }
-        let context = (tokens.len() + options.max_tokens).min(self.config().max_positions.max(tokens.len()));
+        let limit = self.config().max_positions;
+        if tokens.len() > limit {
+            return Err(ModelError::TooLong { tokens: tokens.len(), limit, what: "the model's context" }.into());
+        }
+        let sampler = Sampler::new(options.sampling.clone())?;
+        let context = tokens.len().saturating_add(options.max_tokens).min(limit);
         let plan = self.plan(context)?;
         self.context.store(context, Ordering::Relaxed);
         self.pinned.set(plan.pinned.iter().copied());
@@ -207,10 +213,10 @@ impl Runtime {
         let ends = self.tokenizer.as_ref().map(|tokenizer| tokenizer.end_ids().to_vec()).unwrap_or_default();
         Ok(Generation {
             runtime: self,
-            sampler: Sampler::new(options.sampling.clone())?,
+            sampler,
             options,
             cache,
-            activations: streamer.make_room(plan.activation_bytes)?,
+            _activations: streamer.make_room(plan.activation_bytes)?,
             decoder,
             plan,
             ends,
@@ -231,7 +237,7 @@ pub struct Generation<'a> {
     options: GenerateOptions,
     plan: Plan,
     cache: KvCache,
-    activations: Permit,
+    _activations: Permit,
     decoder: Option<StreamDecoder<'a>>,
     ends: Vec<u32>,
     prompt: Vec<u32>,
@@ -294,7 +300,7 @@ impl Generation<'_> {
             budget_bytes: streamer.budget().limit_bytes(),
             peak_bytes: streamer.budget().peak_bytes(),
             bytes_read,
-            bytes_read_per_token: (bytes_read - bytes_at_first).checked_div(later_passes).unwrap_or(0),
+            bytes_read_per_token: bytes_read.saturating_sub(bytes_at_first).checked_div(later_passes).unwrap_or(0),
             min_bytes_read_per_token: self.plan.least_streamed_bytes(),
             byte_hit_rate: cache.byte_hit_rate(),
             min_byte_hit_rate: self.min_byte_hit_rate(),
@@ -329,8 +335,9 @@ impl Generation<'_> {
     fn pass(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
         let Runtime { model, weights, device, .. } = self.runtime;
         let context = self.cache.len() + tokens.len();
-        let bytes = model.config().activation_bytes(*device, 1, tokens.len(), context, Want::LastLogits);
-        let _beyond_one_token = weights.streamer().make_room(bytes.saturating_sub(self.activations.bytes()))?;
+        let bytes = |tokens, context| model.config().activation_bytes(*device, 1, tokens, context, Want::LastLogits);
+        let one_token = bytes(1, self.plan.context_tokens);
+        let _beyond_one_token = weights.streamer().make_room(bytes(tokens.len(), context).saturating_sub(one_token))?;
         let output = model.forward(weights, tokens, &mut self.cache, Want::LastLogits)?;
         output.logits.copy_into(&mut self.logits);
         self.progress.passes += 1;
@@ -338,7 +345,9 @@ impl Generation<'_> {
     }
 
     fn prefill(&mut self) -> Result<(), RuntimeError> {
-        let room = (self.plan.budget_bytes - self.plan.kv_cache_bytes - 2 * self.plan.largest_unit_bytes) / 2;
+        let budget_bytes = self.runtime.weights.streamer().budget().limit_bytes();
+        let taken_bytes = self.plan.kv_cache_bytes + 2 * self.plan.largest_unit_bytes;
+        let room = budget_bytes.saturating_sub(taken_bytes) / 2;
         let chunk = prefill_chunk(self.runtime.model(), self.runtime.device, self.prompt.len(), room);
         let prompt = std::mem::take(&mut self.prompt);
         let result = prompt.chunks(chunk).try_for_each(|tokens| self.pass(tokens));
@@ -373,6 +382,12 @@ impl Generation<'_> {
         }
         let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).transpose()?.unwrap_or_default();
         Ok(Some(Token { id, text }))
+    }
+}
+
+impl Drop for Generation<'_> {
+    fn drop(&mut self) {
+        self.runtime.context.store(1, Ordering::Relaxed);
     }
 }
 

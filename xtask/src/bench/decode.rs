@@ -137,22 +137,19 @@ impl Session<'_> {
         };
         case.bounds.push(number(&plan(&limit.to_string())?, "bound_tokens_per_second")?);
         case.predictions.push(number(&plan(&memory)?, "tokens_per_second")?);
-        case.smoke.push(self.limited(
-            case.limit_bytes,
-            &mut case.peaks,
-            Engine::Smoke,
-            self.smoke.command("run", self.model, &options),
-        )?);
+        let smoke = |case: &mut Case| -> Result<()> {
+            if self.arguments.engines.contains(&Engine::Smoke) {
+                let command = self.smoke.command("run", self.model, &options);
+                case.smoke.push(self.limited(case.limit_bytes, &mut case.peaks, Engine::Smoke, command)?);
+            }
+            Ok(())
+        };
+        smoke(case)?;
         if let Some(llama_cpp) = self.llama_cpp {
             let command = llama_cpp.command(self.model, &ids, &tokens, &threads);
             case.llama_cpp.push(self.limited(case.limit_bytes, &mut case.peaks, Engine::LlamaCpp, command)?);
         }
-        case.smoke.push(self.limited(
-            case.limit_bytes,
-            &mut case.peaks,
-            Engine::Smoke,
-            self.smoke.command("run", self.model, &options),
-        )?);
+        smoke(case)?;
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! `smoke inspect`
 
+use std::io::Write;
+
 use serde_json::json;
 use smoke_runtime::ByteSize;
 use smoke_runtime::storage::{Checkpoint, ReaderKind, WeightSource};
@@ -9,6 +11,7 @@ use crate::arguments::InspectArguments;
 
 /// Lists tensors and units.
 pub(crate) fn inspect(arguments: &InspectArguments) -> Result {
+    let mut out = std::io::stdout().lock();
     let runtime = open_everything(&arguments.model);
     let checkpoint = Checkpoint::open_with(&arguments.model.model, ReaderKind::Pread)?;
     let index = checkpoint.index();
@@ -31,25 +34,26 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result {
             }).collect::<Vec<_>>()
         });
         let tensors: Vec<_> = tensors.collect();
-        println!("{}", json!({ "model_bytes": index.total_bytes(), "tensors": tensors, "units": units }));
+        writeln!(out, "{}", json!({ "model_bytes": index.total_bytes(), "tensors": tensors, "units": units }))?;
         return Ok(());
     }
     for tensor in index.iter() {
         let shape = tensor.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" × ");
-        println!(
+        writeln!(
+            out,
             "{:<48} {:>6} {:>20} {:>10}",
             tensor.name,
             tensor.encoding.to_string(),
             shape,
             ByteSize(tensor.extent.len).to_string()
-        );
+        )?;
     }
-    println!("{} tensors, {} in {} file(s)", index.len(), ByteSize(index.total_bytes()), index.files().len());
+    writeln!(out, "{} tensors, {} in {} file(s)", index.len(), ByteSize(index.total_bytes()), index.files().len())?;
     match units {
         Ok(units) => {
             let largest = units.units().map(|unit| units.payload_bytes(unit)).max().unwrap_or(0);
             let reads: usize = units.units().map(|unit| units.runs(unit).len()).sum();
-            println!("{} units of up to {}, {reads} reads", units.len(), ByteSize(largest));
+            writeln!(out, "{} units of up to {}, {reads} reads", units.len(), ByteSize(largest))?;
         }
         Err(error) => eprintln!("no units: {error}"),
     }

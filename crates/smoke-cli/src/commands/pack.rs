@@ -1,5 +1,7 @@
 //! `smoke pack`
 
+use std::io::Write;
+
 use serde_json::json;
 use smoke_runtime::ByteSize;
 use smoke_runtime::storage::pack::Pack;
@@ -11,6 +13,7 @@ use crate::report::bytes_bar;
 
 /// Writes the checkpoint anew in the order of use.
 pub(crate) fn pack(arguments: &PackArguments) -> Result {
+    let mut out = std::io::stdout().lock();
     let runtime = open_everything(&arguments.model)?;
     let checkpoint = Checkpoint::open_with(&arguments.model.model, ReaderKind::Pread)?;
     let pack = Pack::plan(&checkpoint, runtime.weights().streamer().units(), &arguments.out)?;
@@ -21,7 +24,7 @@ pub(crate) fn pack(arguments: &PackArguments) -> Result {
     bar.finish_and_clear();
     packed?;
     if arguments.model.json {
-        println!("{}", json!({ "path": arguments.out, "bytes": bytes }));
+        writeln!(out, "{}", json!({ "path": arguments.out, "bytes": bytes }))?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! `smoke plan`
 
+use std::io::Write;
+
 use serde_json::json;
 use smoke_runtime::storage::Checkpoint;
 use smoke_runtime::{ByteSize, Limit, Probe};
@@ -10,11 +12,12 @@ use crate::report::spinner;
 
 /// Says what stays, what streams and how fast that will be.
 pub(crate) fn plan(arguments: &PlanArguments) -> Result {
+    let mut out = std::io::stdout().lock();
     if let Some(threads) = arguments.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
     let runtime = open(&arguments.model, arguments.memory, "pinned")?;
-    let plan = runtime.plan(arguments.context)?;
+    let plan = runtime.plan(arguments.context.get())?;
     let measuring = spinner("measuring disk and kernels");
     let probe = Probe::measure(&Checkpoint::open(&arguments.model.model)?)?;
     measuring.finish_and_clear();
@@ -42,33 +45,37 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
             "bound_tokens_per_second": prediction.bound_tokens_per_second,
             "limit": limit,
         });
-        println!("{value}");
+        writeln!(out, "{value}")?;
         return Ok(());
     }
-    println!(
+    writeln!(
+        out,
         "model        {} in {} units of up to {}",
         ByteSize(plan.model_bytes),
         plan.units,
         ByteSize(plan.largest_unit_bytes)
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "budget       {} for {} tokens (smallest that works: {})",
         ByteSize(plan.budget_bytes),
         plan.context_tokens,
         ByteSize(plan.minimum_bytes)
-    );
-    println!("  stays      {} of weights", ByteSize(plan.pinned_bytes));
-    println!("  streaming  {} for units on their way", ByteSize(plan.streaming_bytes));
-    println!("  keys/values {}, activations {}", ByteSize(plan.kv_cache_bytes), ByteSize(plan.activation_bytes));
-    println!("per token    {} streams from the disk", ByteSize(plan.streamed_bytes));
-    println!(
+    )?;
+    writeln!(out, "  stays      {} of weights", ByteSize(plan.pinned_bytes))?;
+    writeln!(out, "  streaming  {} for units on their way", ByteSize(plan.streaming_bytes))?;
+    writeln!(out, "  keys/values {}, activations {}", ByteSize(plan.kv_cache_bytes), ByteSize(plan.activation_bytes))?;
+    writeln!(out, "per token    {} streams from the disk", ByteSize(plan.streamed_bytes))?;
+    writeln!(
+        out,
         "measured     disk {}/s, kernels {}/s",
         ByteSize(probe.disk_bytes_per_second as u64),
         ByteSize(probe.compute_bytes_per_second as u64)
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "predicted    {:.2} tok/s, limited by {limit} (bound {:.2})",
         prediction.tokens_per_second, prediction.bound_tokens_per_second
-    );
+    )?;
     Ok(())
 }

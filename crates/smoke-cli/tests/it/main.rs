@@ -113,9 +113,6 @@ fn inspect_and_plan_tell_before_anything_is_loaded() {
 fn the_smallest_budget_that_the_error_names_works_and_one_byte_less_does_not() {
     let model = asset("tiny/llama");
     let model = model.to_str().unwrap();
-    let plan = smoke(&["plan", model, "--memory", "300KB", "--context", "7", "--json"]);
-    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
-    let smallest = plan["minimum_bytes"].as_u64().unwrap();
     let run = |bytes: u64| {
         let bytes = bytes.to_string();
         smoke(&[
@@ -131,11 +128,19 @@ fn the_smallest_budget_that_the_error_names_works_and_one_byte_less_does_not() {
             "--json",
         ])
     };
+    // As the message says it, with a budget that is enough to open the model, but not for seven tokens.
+    let smallest_in = |output: Output| -> u64 {
+        assert!(!output.status.success());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        let (_, after) = message.split_once("the smallest that works is ").unwrap_or_else(|| panic!("{message}"));
+        after.split_once(" bytes").unwrap().0.parse().unwrap()
+    };
+    let to_open = smallest_in(run(20_000));
+    let smallest = smallest_in(run(to_open));
+    assert!(smallest > to_open);
     let works = run(smallest);
     assert!(works.status.success(), "{}", String::from_utf8_lossy(&works.stderr));
-    let fails = run(smallest - 1);
-    let message = String::from_utf8_lossy(&fails.stderr);
-    assert!(!fails.status.success() && message.contains("smallest that works"), "{message}");
+    assert_eq!(smallest_in(run(smallest - 1)), smallest);
 }
 
 #[test]
@@ -197,8 +202,33 @@ fn bad_input_gets_one_clear_error() {
     std::fs::write(&path, bytes).unwrap();
     run(&flipped, &[shard]);
 
+    let retyped = copy("retyped");
+    let path = retyped.join(shard);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let place = bytes.windows(5).position(|window| window == b"\"F32\"").unwrap();
+    bytes[place + 1] = b'I';
+    std::fs::write(&path, &bytes).unwrap();
+    run(&retyped, &["tensor `", "I32", "cannot be a weight"]);
+    bytes[place + 1] = b'X';
+    std::fs::write(&path, &bytes).unwrap();
+    run(&retyped, &[shard, "X32"]);
+
+    run(&retyped.join("config.json/below"), &["config.json", "Not a directory"]);
+
+    let gguf = std::fs::read(asset("quant/llama-q4_0.gguf")).unwrap();
+    let damaged = directory.path().join("damaged.gguf");
+    std::fs::write(&damaged, &gguf[..gguf.len() / 2]).unwrap();
+    run(&damaged, &["damaged.gguf", "tensor `"]);
+    std::fs::write(&damaged, &gguf[..100]).unwrap();
+    run(&damaged, &["damaged.gguf"]);
+    std::fs::write(&damaged, [b"GGML", &gguf[4..]].concat()).unwrap();
+    run(&damaged, &["damaged.gguf", "no GGUF file"]);
+
     let model = asset("tiny/llama");
     let model = model.to_str().unwrap();
+    fails_with(&["plan", model, "--memory", "400KB", "--context", "0"], &["--context"]);
+    let long = vec!["5"; 300].join(",");
+    fails_with(&["run", model, "--memory", "4MB", "--prompt-ids", &long], &["300 tokens", "128"]);
     fails_with(&["run", model, "--memory", "20KB", "--prompt", "the"], &["smallest that works"]);
     fails_with(&["run", model, "--memory", "4XB", "--prompt", "the"], &["4XB", "4GB"]);
     fails_with(&["run", model, "--memory", "1MB", "--prompt-ids", "99999"], &["99999", "320"]);
@@ -228,4 +258,13 @@ fn a_packed_model_says_the_same() {
     assert_eq!(tokens(packed), tokens(model));
     fails_with(&["pack", model, "--out", packed], &["packed.gguf"]);
     fails_with(&["pack", model, "--out", "packed.bin"], &["gguf"]);
+}
+
+#[test]
+fn an_answer_ends_with_the_context_however_many_tokens_are_allowed() {
+    let most = u64::MAX.to_string();
+    let output = run_tiny(&["--prompt-ids", "5,6,7", "--max-tokens", &most, "--ignore-eos", "--json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // The last token is not fed back, so it needs no place.
+    assert_eq!(json["tokens"].as_array().unwrap().len(), 128 - 3 + 1);
 }

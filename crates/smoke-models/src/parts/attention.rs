@@ -46,6 +46,9 @@ impl Mask {
 /// `queries` are `[batch · tokens, heads · head_dim]` and belong to the tokens that were appended to the layer last, which
 /// are not counted by [`KvCache::len`] yet. `heads` is a multiple of the cache's heads: consecutive queries share a key
 /// head, which is not repeated in memory. Returns the same shape.
+///
+/// # Panics
+/// If the queries are no whole number of tokens or heads of the cache.
 pub fn attend(
     weights: &Weights,
     queries: Activations,
@@ -54,7 +57,8 @@ pub fn attend(
     mask: &Mask,
     scale: f64,
 ) -> Activations {
-    let tokens = queries.rows() / cache.batch().max(1);
+    assert!(queries.rows().is_multiple_of(cache.batch()), "{} queries in {} rows", queries.rows(), cache.batch());
+    let tokens = queries.rows() / cache.batch();
     let group = queries.features() / (cache.kv_heads() * cache.head_dim());
     match queries.on_host() {
         Some(queries) => on_host(weights, queries, &Heads { cache, layer, tokens, group, scale: scale as f32 }),
@@ -157,7 +161,7 @@ impl Heads<'_> {
 
 /// How many queries are taken at once.
 fn query_rows(queries: usize, seen: usize) -> usize {
-    (SCORES / seen).clamp(1, queries)
+    (SCORES / seen.max(1)).clamp(1, queries.max(1))
 }
 
 /// The most floats beside queries, keys, values and results that attention on the host takes at once.

@@ -104,28 +104,30 @@ impl KvCache {
         let (start, end) = (self.len, self.len + tokens);
         assert!(end <= self.capacity, "{end} tokens in a key-value cache for {}", self.capacity);
         let shape = [self.batch(), tokens, self.kv_heads, self.head_dim];
-        for (i, new) in [keys, values].into_iter().enumerate() {
-            match (&mut self.store, new.place()) {
-                (Store::Host(layers), Place::Host(new)) => {
-                    let row = self.kv_heads * self.head_dim;
+        match (&mut self.store, keys.place(), values.place()) {
+            (Store::Host(layers), Place::Host(keys), Place::Host(values)) => {
+                let row = self.kv_heads * self.head_dim;
+                for (all, new) in layers[layer].iter_mut().zip([keys, values]) {
                     for (slot, new) in new.chunks_exact(row).enumerate() {
                         let (batch, slot) = (slot / tokens, start + slot % tokens);
                         for (head, new) in new.chunks_exact(self.head_dim).enumerate() {
                             let place = (batch * self.kv_heads + head) * self.capacity + slot;
-                            layers[layer][i][place * self.head_dim..][..self.head_dim].copy_from_slice(new);
+                            all[place * self.head_dim..][..self.head_dim].copy_from_slice(new);
                         }
                     }
                 }
-                (Store::Device(layers), Place::Device(new)) => {
-                    let new: Tensor<4> = new.reshape(shape).swap_dims(1, 2);
-                    let slots = [0..shape[0], 0..self.kv_heads, start..end, 0..self.head_dim];
-                    // Taken out, the tensors have one owner and are written in place.
-                    let mut both = layers[layer].take().expect("a layer is put back below");
-                    both[i] = both[i].clone().slice_assign(slots, new);
-                    layers[layer] = Some(both);
-                }
-                _ => panic!("keys and values on another device than their cache"),
             }
+            (Store::Device(layers), Place::Device(keys), Place::Device(values)) => {
+                let slots = [0..shape[0], 0..self.kv_heads, start..end, 0..self.head_dim];
+                let write = |all: Tensor<4>, new: Tensor<2>| {
+                    let new: Tensor<4> = new.reshape(shape).swap_dims(1, 2);
+                    all.slice_assign(slots.clone(), new)
+                };
+                // Taken out, the tensors have one owner and are written in place.
+                let [all_keys, all_values] = layers[layer].take().expect("a layer is put back below");
+                layers[layer] = Some([write(all_keys, keys), write(all_values, values)]);
+            }
+            _ => panic!("keys and values on another device than their cache"),
         }
     }
 
