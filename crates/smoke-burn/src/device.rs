@@ -83,7 +83,7 @@ pub enum DeviceError {
         kind: DeviceKind,
     },
     /// The device does not answer.
-    #[error("no {kind} device answers ({reason}): install its driver, or run with `--device cpu`")]
+    #[error("no {kind} device answers ({reason}): install its driver, or choose the device cpu")]
     Absent {
         /// What was asked for.
         kind: DeviceKind,

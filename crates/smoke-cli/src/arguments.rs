@@ -34,7 +34,7 @@ pub(crate) enum Command {
 pub(crate) struct ModelArguments {
     /// A directory with a model as Hugging Face lays it out, or a safetensors or GGUF file.
     pub(crate) model: PathBuf,
-    /// Where tensors are computed: cpu, wgpu or cuda.
+    /// Where tensors are computed: cpu, or wgpu or cuda in a program that was built with that feature.
     #[arg(long, default_value_t = DeviceKind::Cpu)]
     pub(crate) device: DeviceKind,
     /// Print one JSON object on standard output.
@@ -58,7 +58,7 @@ pub(crate) struct RunArguments {
     /// Continue the prompt as it is, without the model's chat template.
     #[arg(long)]
     pub(crate) raw: bool,
-    /// The most tokens to generate.
+    /// The most tokens to generate. Keys and values of prompt and answer get their memory before the first token.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) max_tokens: usize,
     /// Go on after the model's end-of-text token.
@@ -79,7 +79,7 @@ pub(crate) struct RunArguments {
     /// Threads that compute; as many as the machine has cores unless given.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// What to evict when memory is full.
+    /// What to evict when memory is full; the default reads least, the others are there to compare with.
     #[arg(long, value_name = "NAME", default_value = POLICY_NAMES[0], value_parser = POLICY_NAMES.to_vec())]
     pub(crate) policy: String,
 }

@@ -102,6 +102,18 @@ pub fn default_read_ahead_bytes(limit_bytes: u64, largest_unit_bytes: u64) -> u6
     (limit_bytes / 40).min(MOST_BYTES).max(largest_unit_bytes).min(limit_bytes.saturating_sub(largest_unit_bytes))
 }
 
+/// How many steps to look ahead: far enough to see twice the read-ahead among the units that are missing, which lie the
+/// further apart the more is resident; at most once around, and at most 4096, for it is looked after every access.
+pub fn horizon_steps(read_ahead_bytes: u64, resident_bytes: u64, total_bytes: u64, units: usize) -> u64 {
+    const LEAST: u64 = 16;
+    const MOST: u64 = 4096;
+    let mean_bytes = (total_bytes / (units as u64).max(1)).max(1);
+    let missing_bytes = total_bytes.saturating_sub(resident_bytes).max(mean_bytes);
+    let if_all_were_missing = u128::from(read_ahead_bytes / mean_bytes * 2);
+    let steps = if_all_were_missing * u128::from(total_bytes) / u128::from(missing_bytes);
+    u64::try_from(steps).unwrap_or(MOST).clamp(LEAST, MOST.min(units as u64).max(LEAST))
+}
+
 /// What [`next_loads`] looks at.
 #[derive(Clone, Copy)]
 #[expect(missing_debug_implementations, reason = "it holds closures")]
@@ -243,6 +255,14 @@ mod tests {
             [(1000, 10, 25), (100, 10, 10), (15, 10, 5), (10, 10, 0), (5, 10, 0), (u64::MAX, 10, 64 << 20)]
         {
             assert_eq!(default_read_ahead_bytes(limit, largest), expected, "{largest} of {limit}");
+        }
+    }
+
+    #[test]
+    fn the_horizon_reaches_past_what_is_resident() {
+        // A hundred units of ten bytes.
+        for (read_ahead, resident, expected) in [(70, 0, 16), (200, 0, 40), (70, 500, 28), (70, 900, 100), (0, 0, 16)] {
+            assert_eq!(horizon_steps(read_ahead, resident, 1000, 100), expected, "{read_ahead}, {resident} resident");
         }
     }
 

@@ -12,7 +12,7 @@ use crate::error::StreamError;
 use crate::lease::UnitLease;
 use crate::load::{Load, LoadError};
 use crate::loader::Loader;
-use crate::planner::{Snapshot, default_read_ahead_bytes, next_loads};
+use crate::planner::{Snapshot, default_read_ahead_bytes, horizon_steps, next_loads};
 use crate::queue::Priority;
 use crate::reader::{Reader, Staged};
 use crate::room::{Booking, Patience, Room, Waited, WhenStuck};
@@ -20,8 +20,6 @@ use crate::stats::StreamStats;
 
 /// A use less likely than this is not read ahead: at even odds the read costs as much as it saves.
 const LEAST_PROBABILITY: f32 = 0.5;
-/// How many steps ahead the planner looks at least and at most, for it looks after every access.
-const HORIZON_STEPS: std::ops::RangeInclusive<u64> = 16..=256;
 
 /// Units of a source that is larger than memory, brought in just before they are used, under one byte budget.
 ///
@@ -548,13 +546,15 @@ impl Inner {
             return;
         }
         ahead.retain(|&unit| is_present(unit, &residency));
+        let resident_bytes = residency.bytes();
         drop(residency);
         let ahead_bytes = ahead.iter().map(|&unit| self.unit_bytes(unit)).sum();
         if ahead_bytes >= read_ahead_bytes {
             return;
         }
         upcoming.clear();
-        predictor.upcoming(self.horizon_steps(read_ahead_bytes), upcoming);
+        let units = self.setting.unit_bytes.len();
+        predictor.upcoming(horizon_steps(read_ahead_bytes, resident_bytes, self.total_bytes, units), upcoming);
         planned.clear();
         let residency = self.cache.residency();
         let snapshot = Snapshot {
@@ -579,12 +579,5 @@ impl Inner {
                 Err(_) => return,
             }
         }
-    }
-
-    /// Far enough to see twice the read-ahead, if all of it were missing.
-    fn horizon_steps(&self, read_ahead_bytes: u64) -> u64 {
-        let units = self.setting.unit_bytes.len() as u64;
-        let mean_bytes = (self.total_bytes / units.max(1)).max(1);
-        (read_ahead_bytes / mean_bytes * 2).clamp(*HORIZON_STEPS.start(), *HORIZON_STEPS.end())
     }
 }
