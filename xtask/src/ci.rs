@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use serde_json::Value;
 
-use crate::run::{FEATURES, cargo, output, run};
+use crate::run::{FEATURES, cargo, metadata, output, run};
 use crate::{agnostic, examples, fuzz, test};
 
 /// One of the checks that CI makes.
@@ -107,8 +106,7 @@ fn with_features(mut command: Command) -> Command {
 
 /// CI has one compiler, so that the promise is kept by running all of CI with the oldest one promised.
 fn msrv() -> Result<()> {
-    let metadata: Value =
-        serde_json::from_str(&output(&mut cargo(["metadata", "--no-deps", "--format-version", "1"]))?)?;
+    let metadata = metadata(&[])?;
     let rustc = output(Command::new("rustc").arg("--version"))?;
     let rustc = rustc.split_whitespace().nth(1).context("the compiler does not tell its version")?;
     for package in metadata["packages"].as_array().context("there are packages")? {

@@ -1,9 +1,8 @@
 //! Examples are programs that people copy: each runs.
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
 
-use crate::run::{FEATURES, cargo, output, run};
+use crate::run::{FEATURES, cargo, metadata, run};
 use crate::vulkan::{self, quiet_vulkan};
 
 /// The example that takes the name of a device.
@@ -31,8 +30,7 @@ pub(crate) fn run_all() -> Result<()> {
 }
 
 fn names() -> Result<Vec<String>> {
-    let metadata: Value =
-        serde_json::from_str(&output(&mut cargo(["metadata", "--no-deps", "--format-version", "1"]))?)?;
+    let metadata = metadata(&[])?;
     let targets =
         metadata["packages"].as_array().into_iter().flatten().flat_map(|package| package["targets"].as_array());
     let examples = targets.flatten().filter(|target| target["kind"][0] == "example");

@@ -3,9 +3,8 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
-use crate::run::{cargo, output, run};
+use crate::run::{cargo, metadata, output, run};
 
 const MANIFEST: &str = "tests/fuzz/Cargo.toml";
 
@@ -46,8 +45,7 @@ pub(crate) fn run_briefly() -> Result<()> {
 
 /// The programs of the fuzz package.
 fn targets() -> Result<Vec<String>> {
-    let metadata = ["metadata", "--no-deps", "--format-version", "1", "--manifest-path", MANIFEST];
-    let metadata: Value = serde_json::from_str(&output(&mut cargo(metadata))?)?;
+    let metadata = metadata(&["--manifest-path", MANIFEST])?;
     let targets = metadata["packages"][0]["targets"].as_array().context("the fuzz package has targets")?;
     let programs = targets.iter().filter(|target| target["kind"][0] == "bin");
     let names: Vec<_> = programs.filter_map(|target| target["name"].as_str().map(String::from)).collect();

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 /// Everything that is built for checks, docs and tests has these features, so that Burn is built once and not for each.
 /// `vulkan` must not be among them: software Vulkan crashes on the SPIR-V that it makes.
@@ -35,6 +36,12 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         bail!("`{}` failed: {}", line(command), output.status);
     }
     String::from_utf8(output.stdout).with_context(|| format!("`{}` does not write UTF-8", line(command)))
+}
+
+/// What cargo says of the packages, and `options` of it: of another manifest, say.
+pub(crate) fn metadata(options: &[&str]) -> Result<Value> {
+    let metadata = ["metadata", "--no-deps", "--format-version", "1"];
+    serde_json::from_str(&output(cargo(metadata).args(options))?).context("cargo's metadata is no JSON")
 }
 
 /// Whether the command runs and succeeds; it stays silent.

@@ -40,23 +40,12 @@ impl Activations {
         Self { rows, features, store: Store::Device(Box::new(tensor)) }
     }
 
-    /// Copies `values` to where `weights` are used.
-    ///
-    /// # Panics
-    /// If they are no whole number of rows.
-    pub fn from_slice(weights: &Weights, values: &[f32], features: usize) -> Self {
-        let mut floats = weights.floats(values.len());
-        floats.copy_from_slice(values);
-        Self::placed(weights, floats, features)
-    }
-
     /// Brings floats on the host to where `weights` are used.
     pub(crate) fn placed(weights: &Weights, floats: Floats, features: usize) -> Self {
         if weights.on_host() {
             return Self::from_host(floats, features);
         }
-        let data = TensorData::new(floats.to_vec(), [floats.len() / features.max(1), features]);
-        Self::from_tensor(Tensor::from_data(data, (weights.device(), DType::F32)))
+        Self::from_tensor(Self::from_host(floats, features).tensor(weights))
     }
 
     /// The number of rows: tokens of all sequences of a batch.

@@ -102,12 +102,6 @@ impl Linear {
         }
     }
 
-    /// The most floats that a forward pass unpacks at once: none on the host.
-    pub fn unpacked_elements(&self, on_host: bool) -> usize {
-        let largest = self.weight.pieces.iter().map(|piece| piece.rows * self.weight.columns()).max();
-        if on_host { 0 } else { largest.unwrap_or(0) }
-    }
-
     fn forward_on_host(&self, weights: &Weights, x: &[f32]) -> Result<Activations, WeightError> {
         let (inputs, outputs) = (self.inputs(), self.outputs());
         let mut y = weights.floats(x.len() / inputs.max(1) * outputs);

@@ -60,7 +60,7 @@ impl AlignedBuffer {
 
     /// The memory that a buffer of `len` bytes occupies: a whole number of pages, from 2 MiB on of huge ones.
     pub fn capacity_for(len: u64) -> u64 {
-        len.next_multiple_of(if len < HUGE_PAGE as u64 { PAGE as u64 } else { HUGE_PAGE as u64 })
+        len.next_multiple_of(page(len))
     }
 
     /// The memory that this buffer occupies.
@@ -70,8 +70,12 @@ impl AlignedBuffer {
 }
 
 fn capacity(len: usize) -> usize {
-    let page = if len < HUGE_PAGE { PAGE } else { HUGE_PAGE };
-    len.checked_next_multiple_of(page).expect("a length of memory that can exist")
+    len.checked_next_multiple_of(page(len as u64) as usize).expect("a length of memory that can exist")
+}
+
+/// What a buffer of `len` bytes is a whole number of.
+fn page(len: u64) -> u64 {
+    (if len < HUGE_PAGE as u64 { PAGE } else { HUGE_PAGE }) as u64
 }
 
 /// Where the memory of a buffer comes from.
