@@ -1,6 +1,7 @@
 //! Whole-system tests.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
+mod attention;
 mod memory;
 mod smollm2;
 mod tiny_models;

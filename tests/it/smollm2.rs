@@ -1,7 +1,7 @@
 //! The trained model, SmolLM2-135M-Instruct with 4-bit weights, against Transformers on the same weights in f32.
 
 use smoke_runtime::models::Want;
-use smoke_runtime::models::parts::KvCache;
+use smoke_runtime::models::parts::{KvCache, KvEncoding};
 use smoke_runtime::{AtEnd, GenerateOptions, Message, Prompt, Runtime, Statistics};
 use smoke_tests::{Goldens, asset, largest_difference, smollm2};
 
@@ -43,6 +43,17 @@ fn greedy_tokens_are_the_golden_ones_at_every_budget() {
         assert_eq!(tokens, expected, "at {percent} %");
         assert!(statistics.peak_bytes <= statistics.budget_bytes, "at {percent} %: {statistics:?}");
         assert_eq!(statistics.budget_bytes, statistics.model_bytes * percent / 100);
+    }
+}
+
+#[test]
+fn compact_keys_and_values_keep_the_text() {
+    let expected = goldens().ids("greedy");
+    for encoding in [KvEncoding::F16, KvEncoding::Int8] {
+        let runtime = Runtime::builder(smollm2()).memory("64MB").kv_encoding(encoding).open().unwrap();
+        let options = GenerateOptions { max_tokens: expected.len(), at_end: AtEnd::Ignore, ..Default::default() };
+        let (tokens, ..) = generate(&runtime, Prompt::Tokens(goldens().ids("input_ids")), options);
+        assert_eq!(tokens, expected, "{encoding:?}");
     }
 }
 
@@ -104,7 +115,8 @@ fn logits_and_hidden_states_equal_transformers() {
     let runtime = Runtime::builder(smollm2()).memory("120MB").open().unwrap();
     let weights = runtime.weights();
     let pass = |tokens: &[u32], want| {
-        let mut cache = KvCache::new(runtime.config(), tokens.len(), vec![0], weights).unwrap();
+        let mut cache =
+            KvCache::new(runtime.config().kv_shape(KvEncoding::F32), tokens.len(), vec![0], weights).unwrap();
         runtime.model().forward(weights, tokens, &mut cache, want).unwrap()
     };
     let logits: Vec<f32> = pass(&goldens.ids("raw_input_ids"), Want::AllLogits).logits.to_vec();

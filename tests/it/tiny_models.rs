@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use smoke_runtime::models::Want;
-use smoke_runtime::models::parts::KvCache;
+use smoke_runtime::models::parts::{KvCache, KvEncoding};
 use smoke_runtime::storage::ReaderKind;
 use smoke_runtime::{AtEnd, DeviceKind, GenerateOptions, Prompt, Runtime};
 use smoke_tests::{Goldens, asset, largest_difference};
@@ -22,7 +22,7 @@ fn open(path: &Path, percent: u64, device: DeviceKind) -> Runtime {
 fn golden_pass(runtime: &Runtime, goldens: &Goldens, want: Want) -> (Vec<f32>, Vec<Vec<f32>>) {
     let ids = goldens.ids("input_ids");
     let weights = runtime.weights();
-    let mut cache = KvCache::new(runtime.config(), ids.len(), vec![0], weights).unwrap();
+    let mut cache = KvCache::new(runtime.config().kv_shape(KvEncoding::F32), ids.len(), vec![0], weights).unwrap();
     let output = runtime.model().forward(weights, &ids, &mut cache, want).unwrap();
     let hidden = output.hidden_states.into_iter().map(|x| x.to_vec()).collect();
     (output.logits.to_vec(), hidden)
@@ -101,7 +101,8 @@ fn a_batch_with_left_padding_equals_transformers() {
         let weights = runtime.weights();
         let greedy = goldens.ids("batch_greedy");
         let steps = greedy.len() / 2;
-        let mut cache = KvCache::new(runtime.config(), tokens + steps, padding, weights).unwrap();
+        let mut cache =
+            KvCache::new(runtime.config().kv_shape(KvEncoding::F32), tokens + steps, padding, weights).unwrap();
         let output = runtime.model().forward(weights, &ids, &mut cache, Want::AllLogits).unwrap();
         let logits: Vec<f32> = output.logits.to_vec();
         let vocabulary = runtime.config().vocabulary;
@@ -144,7 +145,7 @@ fn tokens_one_by_one_equal_a_single_pass() {
     let goldens = Goldens::read("tiny/llama/goldens.safetensors");
     let ids = goldens.ids("input_ids");
     let weights = runtime.weights();
-    let mut cache = KvCache::new(runtime.config(), ids.len(), vec![0], weights).unwrap();
+    let mut cache = KvCache::new(runtime.config().kv_shape(KvEncoding::F32), ids.len(), vec![0], weights).unwrap();
     let rows = ids.chunks(1).flat_map(|token| {
         let output = runtime.model().forward(weights, token, &mut cache, Want::LastLogits).unwrap();
         output.logits.to_vec()

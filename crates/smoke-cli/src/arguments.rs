@@ -2,7 +2,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use smoke_runtime::{ByteSize, DeviceKind, POLICY_NAMES};
+use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES};
 
 /// Runs language models larger than memory: weights stream from the disk just before they are needed, and the memory
 /// that you allow is never exceeded.
@@ -42,13 +42,23 @@ pub(crate) struct ModelArguments {
     pub(crate) json: bool,
 }
 
+/// How much memory there is and what it is spent on.
+#[derive(Debug, Args)]
+pub(crate) struct MemoryArguments {
+    /// The most memory for weights, keys and values and activations together: 4GB, 3.5GiB, 800M.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: ByteSize,
+    /// How keys and values are kept: f32, f16 or int8. Less leaves more of the memory to weights.
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub(crate) kv_cache: KvEncoding,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) model: ModelArguments,
-    /// The most memory for weights, keys and values and activations together: 4GB, 3.5GiB, 800M.
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) memory: ByteSize,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
     /// What to answer; read from standard input if neither this nor --prompt-ids is given.
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt_ids")]
     pub(crate) prompt: Option<String>,
@@ -58,7 +68,7 @@ pub(crate) struct RunArguments {
     /// Continue the prompt as it is, without the model's chat template.
     #[arg(long)]
     pub(crate) raw: bool,
-    /// The most tokens to generate. Keys and values of prompt and answer get their memory before the first token.
+    /// The most tokens to generate. The plan keeps memory for the keys and values of prompt and answer.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) max_tokens: usize,
     /// Go on after the model's end-of-text token.
@@ -94,9 +104,8 @@ pub(crate) struct InspectArguments {
 pub(crate) struct PlanArguments {
     #[command(flatten)]
     pub(crate) model: ModelArguments,
-    /// The most memory for weights, keys and values and activations together: 4GB, 3.5GiB, 800M.
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) memory: ByteSize,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
     /// Tokens of prompt and answer to plan for.
     #[arg(long, value_name = "N", default_value = "256")]
     pub(crate) context: NonZeroUsize,

@@ -7,7 +7,7 @@ use smoke_storage::{Checkpoint, WeightSource};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::model::{CausalLm, LmConfig, Output, Want};
-use crate::parts::{KvCache, LayerNorm, Mask, Mlp, attend};
+use crate::parts::{KvCache, LayerNorm, Mask, Mlp, Scores, attend};
 
 /// A GPT-2 model without its weights.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ impl CausalLm for Gpt2 {
         cache: &mut KvCache,
         want: Want,
     ) -> Result<Output, ModelError> {
-        let count = self.config.check(tokens, cache)?;
+        let count = self.config.begin(weights, tokens, cache)?;
         let mask = Mask::causal(cache, count, weights);
         let positions: Vec<u32> = cache.next_positions(count).collect();
         let mut x = self.tokens.forward(weights, tokens)?;
@@ -147,7 +147,7 @@ impl Layer {
         let qkv = self.qkv.forward(weights, &normed)?;
         let part = |i: usize| qkv.slice_features(weights, i * hidden..(i + 1) * hidden);
         cache.append(index, part(1), part(2));
-        let mixed = attend(weights, part(0), cache, index, mask, self.scale);
+        let mixed = attend(weights, part(0), cache, index, mask, &Scores::scaled(self.scale));
         x.add(self.output.forward(weights, &mixed)?);
         let normed = self.mlp_norm.forward(weights, x)?;
         x.add(self.mlp.forward(weights, &normed)?);

@@ -8,7 +8,9 @@ use smoke_storage::{Checkpoint, WeightSource};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::model::{CausalLm, LmConfig, Output, Want};
-use crate::parts::{Activation, GatedMlp, KvCache, Mask, Pairing, RmsNorm, RopeScaling, Rotary, Rotation, attend};
+use crate::parts::{
+    Activation, GatedMlp, KvCache, Mask, Pairing, RmsNorm, RopeScaling, Rotary, Rotation, Scores, attend,
+};
 
 /// A LLaMA model without its weights.
 #[derive(Clone, Debug)]
@@ -88,7 +90,7 @@ impl CausalLm for Llama {
         cache: &mut KvCache,
         want: Want,
     ) -> Result<Output, ModelError> {
-        let count = self.config.check(tokens, cache)?;
+        let count = self.config.begin(weights, tokens, cache)?;
         let rotation = self.rotary.at(cache.next_positions(count), weights);
         let mask = Mask::causal(cache, count, weights);
         let mut hidden_states = Vec::new();
@@ -129,7 +131,7 @@ impl Layer {
         let keys = rotation.apply(self.key.forward(weights, &normed)?);
         cache.append(index, keys, self.value.forward(weights, &normed)?);
         let scale = (config.head_dim as f64).powf(-0.5);
-        let mixed = attend(weights, queries, cache, index, mask, scale);
+        let mixed = attend(weights, queries, cache, index, mask, &Scores::scaled(scale));
         x.add(self.output.forward(weights, &mixed)?);
         let normed = self.mlp_norm.forward(weights, x)?;
         x.add(self.mlp.forward(weights, &normed)?);

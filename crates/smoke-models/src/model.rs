@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use smoke_burn::{Activations, DeviceKind, Weights};
 
 use crate::error::ModelError;
-use crate::parts::{KvCache, scratch_floats};
+use crate::parts::{KvCache, KvEncoding, KvShape, scratch_floats};
 
 /// A decoder-only language model: a description of its layers that holds no weights.
 pub trait CausalLm: Debug + Send + Sync {
@@ -68,11 +68,9 @@ pub struct LmConfig {
 }
 
 impl LmConfig {
-    /// Bytes of the keys and values of `tokens` tokens in `batch` rows.
-    pub fn kv_cache_bytes(&self, batch: usize, tokens: usize) -> u64 {
-        let factors = [2, self.layers, batch, self.kv_heads, self.head_dim, tokens];
-        let floats = factors.into_iter().fold(1_u64, |product, factor| product.saturating_mul(factor as u64));
-        floats.saturating_mul(size_of::<f32>() as u64)
+    /// The sizes of a cache for the model's keys and values.
+    pub fn kv_shape(&self, encoding: KvEncoding) -> KvShape {
+        KvShape { layers: self.layers, heads: self.kv_heads, head_dim: self.head_dim, encoding }
     }
 
     /// An upper bound of the bytes that activations on `device` take at once in a forward pass of `tokens` tokens in
@@ -98,7 +96,8 @@ impl LmConfig {
         floats(layer + attention + logit_rows * (self.hidden + 3 * self.vocabulary) + hidden_states)
     }
 
-    pub(crate) fn check(&self, tokens: &[u32], cache: &KvCache) -> Result<usize, ModelError> {
+    /// Checks the next tokens of every row and takes memory for their keys and values; returns how many each row gets.
+    pub(crate) fn begin(&self, weights: &Weights, tokens: &[u32], cache: &mut KvCache) -> Result<usize, ModelError> {
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= self.vocabulary) {
             return Err(ModelError::Token { token, vocabulary: self.vocabulary });
         }
@@ -112,6 +111,7 @@ impl LmConfig {
                 return Err(ModelError::TooLong { tokens: seen, limit, what });
             }
         }
+        cache.reserve(rows, weights)?;
         Ok(rows)
     }
 }

@@ -6,6 +6,7 @@ use smoke_cache::policy::{self, Pinned, PinnedUnits};
 use smoke_cache::{Budget, EvictionPolicy};
 use smoke_core::ByteSize;
 use smoke_models::AutoModel;
+use smoke_models::parts::KvEncoding;
 use smoke_models::text::Tokenizer;
 use smoke_predict::{AccessPredictor, CyclicPredictor};
 use smoke_prefetch::Streamer;
@@ -28,6 +29,7 @@ pub struct RuntimeBuilder {
     policy: Result<Option<Box<dyn EvictionPolicy>>, RuntimeError>,
     predictor: Option<Box<dyn AccessPredictor>>,
     models: AutoModel,
+    kv_encoding: KvEncoding,
 }
 
 impl RuntimeBuilder {
@@ -40,6 +42,7 @@ impl RuntimeBuilder {
             policy: Ok(None),
             predictor: None,
             models: AutoModel::default(),
+            kv_encoding: KvEncoding::default(),
         }
     }
 
@@ -98,6 +101,13 @@ impl RuntimeBuilder {
         self
     }
 
+    /// How keys and values are kept: as `f32` unless said; less lets more weights stay. Devices other than the processor
+    /// keep `f32`.
+    pub fn kv_encoding(mut self, encoding: KvEncoding) -> Self {
+        self.kv_encoding = encoding;
+        self
+    }
+
     /// Opens the model: reads its headers, configuration and tokenizer, but no weights.
     ///
     /// # Errors
@@ -118,7 +128,16 @@ impl RuntimeBuilder {
         let mut layout = Layout::new(checkpoint.index(), checkpoint.alignment(), unit_bytes);
         let model = self.models.place(&checkpoint, &mut layout)?;
         let (units, schedule) = layout.finish();
-        let sizes = Sizes { model: &*model, units: &units, schedule: &schedule, model_bytes, device: self.device };
+        let kv_encoding = if self.device == DeviceKind::Cpu { self.kv_encoding } else { KvEncoding::F32 };
+        let keys_and_values = model.config().kv_shape(kv_encoding);
+        let sizes = Sizes {
+            model: &*model,
+            units: &units,
+            schedule: &schedule,
+            model_bytes,
+            device: self.device,
+            keys_and_values,
+        };
 
         let budget_bytes = match self.memory? {
             Some(memory) => memory.bytes(),
@@ -138,7 +157,8 @@ impl RuntimeBuilder {
             .predictor(predictor)
             .read_ahead_bytes(plan.streaming_bytes - plan.largest_unit_bytes)
             .build()?;
-        Ok(Runtime::new(model, Weights::new(streamer, device), tokenizer, schedule, pinned, model_bytes, self.device))
+        let weights = Weights::new(streamer, device);
+        Ok(Runtime::new(model, weights, tokenizer, schedule, pinned, model_bytes, self.device, keys_and_values))
     }
 }
 

@@ -19,6 +19,7 @@ pub use probe::{Limit, Prediction, Probe};
 pub use runtime::{AtEnd, GenerateOptions, Generation, Prompt, Runtime, Token};
 pub use smoke_burn::DeviceKind;
 pub use smoke_core::ByteSize;
+pub use smoke_models::parts::KvEncoding;
 pub use smoke_models::text::{Message, Sampling};
 pub use statistics::Statistics;
 pub use threads::set_threads;

@@ -2,6 +2,7 @@
 
 use smoke_burn::DeviceKind;
 use smoke_core::{ByteSize, UnitId};
+use smoke_models::parts::KvShape;
 use smoke_models::{CausalLm, Want};
 use smoke_prefetch::planner::{PinPlan, pin_plan};
 use smoke_storage::UnitMap;
@@ -59,13 +60,14 @@ pub(crate) struct Sizes<'a> {
     pub(crate) schedule: &'a [UnitId],
     pub(crate) model_bytes: u64,
     pub(crate) device: DeviceKind,
+    pub(crate) keys_and_values: KvShape,
 }
 
 impl Sizes<'_> {
     /// The budget at which nothing streams for `context_tokens` tokens.
     pub(crate) fn everything_bytes(&self, context_tokens: usize) -> u64 {
         let config = self.model.config();
-        config.kv_cache_bytes(1, context_tokens)
+        self.keys_and_values.bytes(1, context_tokens)
             + config.activation_bytes(self.device, 1, context_tokens, context_tokens, Want::LastLogits)
             + self.unpack_bytes()
             + self.units.total_buffer_bytes()
@@ -80,7 +82,7 @@ impl Sizes<'_> {
         let unit_bytes: Vec<u64> = self.units.units().map(|unit| self.units.buffer_bytes(unit)).collect();
         let largest_unit_bytes = unit_bytes.iter().copied().max().unwrap_or(0);
         let context_tokens = context_tokens.clamp(1, config.max_positions);
-        let kv_cache_bytes = config.kv_cache_bytes(1, context_tokens);
+        let kv_cache_bytes = self.keys_and_values.bytes(1, context_tokens);
         let activation_bytes =
             config.activation_bytes(self.device, 1, 1, context_tokens, Want::LastLogits) + self.unpack_bytes();
         let working_bytes = kv_cache_bytes.saturating_add(activation_bytes);

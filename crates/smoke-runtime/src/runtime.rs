@@ -6,7 +6,7 @@ use smoke_burn::{DeviceKind, Weights};
 use smoke_cache::bound::min_bound;
 use smoke_cache::policy::PinnedUnits;
 use smoke_core::{Permit, UnitId};
-use smoke_models::parts::KvCache;
+use smoke_models::parts::{KvCache, KvShape};
 use smoke_models::text::{AddSpecial, Message, Sampler, Sampling, StreamDecoder, Tokenizer, TokenizerError};
 use smoke_models::{CausalLm, LmConfig, ModelError, Want};
 use smoke_prefetch::StreamStats;
@@ -36,6 +36,7 @@ pub struct Runtime {
     pinned: PinnedUnits,
     model_bytes: u64,
     device: DeviceKind,
+    keys_and_values: KvShape,
     /// Tokens that the latest generation planned for.
     context: AtomicUsize,
 }
@@ -101,6 +102,7 @@ impl Runtime {
         RuntimeBuilder::new(path.as_ref())
     }
 
+    #[allow(clippy::too_many_arguments, reason = "one caller, which has just made them all")]
     pub(crate) fn new(
         model: Box<dyn CausalLm>,
         weights: Weights,
@@ -109,8 +111,10 @@ impl Runtime {
         pinned: PinnedUnits,
         model_bytes: u64,
         device: DeviceKind,
+        keys_and_values: KvShape,
     ) -> Self {
-        Self { model, weights, tokenizer, schedule, pinned, model_bytes, device, context: AtomicUsize::new(1) }
+        let context = AtomicUsize::new(1);
+        Self { model, weights, tokenizer, schedule, pinned, model_bytes, device, keys_and_values, context }
     }
 
     /// The model's sizes.
@@ -151,6 +155,7 @@ impl Runtime {
             schedule: &self.schedule,
             model_bytes: self.model_bytes,
             device: self.device,
+            keys_and_values: self.keys_and_values,
         };
         sizes.plan(budget_bytes, context_tokens)
     }
@@ -208,7 +213,7 @@ impl Runtime {
         self.pinned.set(plan.pinned.iter().copied());
         let streamer = self.weights.streamer();
         streamer.reset_stats();
-        let cache = KvCache::new(self.config(), context, vec![0], &self.weights)?;
+        let cache = KvCache::new(self.keys_and_values, context, vec![0], &self.weights)?;
         let decoder = self.tokenizer.as_ref().ok().map(StreamDecoder::new);
         let ends = self.tokenizer.as_ref().map(|tokenizer| tokenizer.end_ids().to_vec()).unwrap_or_default();
         Ok(Generation {
@@ -335,6 +340,11 @@ impl Generation<'_> {
     fn pass(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
         let Runtime { model, weights, device, .. } = self.runtime;
         let context = self.cache.len() + tokens.len();
+        if self.runtime.keys_and_values.bytes(1, context) > self.cache.bytes() {
+            // What later tokens will need may hold weights until then.
+            let pinned = self.runtime.plan(context)?.pinned;
+            self.runtime.pinned.set(pinned);
+        }
         let bytes = |tokens, context| model.config().activation_bytes(*device, 1, tokens, context, Want::LastLogits);
         let one_token = bytes(1, self.plan.context_tokens);
         let _beyond_one_token = weights.streamer().make_room(bytes(tokens.len(), context).saturating_sub(one_token))?;

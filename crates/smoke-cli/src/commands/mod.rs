@@ -7,24 +7,24 @@ mod run;
 
 use std::error::Error;
 
-use smoke_runtime::{ByteSize, Runtime, RuntimeError};
+use smoke_runtime::{Runtime, RuntimeError};
 
 pub(crate) use inspect::inspect;
 pub(crate) use pack::pack;
 pub(crate) use plan::plan;
 pub(crate) use run::run;
 
-use crate::arguments::ModelArguments;
+use crate::arguments::{MemoryArguments, ModelArguments};
 use crate::report::spinner;
 
 /// What a subcommand returns.
 pub(crate) type Result = std::result::Result<(), Box<dyn Error>>;
 
 /// Opens the model under a budget.
-fn open(model: &ModelArguments, memory: ByteSize, policy: &str) -> std::result::Result<Runtime, RuntimeError> {
+fn open(model: &ModelArguments, memory: &MemoryArguments, policy: &str) -> std::result::Result<Runtime, RuntimeError> {
     let opening = spinner(format!("opening {}", model.model.display()));
-    let builder = Runtime::builder(&model.model).memory_bytes(memory.bytes()).device(model.device);
-    let runtime = builder.policy_name(policy).open();
+    let builder = Runtime::builder(&model.model).device(model.device).policy_name(policy);
+    let runtime = builder.memory_bytes(memory.memory.bytes()).kv_encoding(memory.kv_cache).open();
     opening.finish_and_clear();
     runtime
 }

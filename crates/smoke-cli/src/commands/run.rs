@@ -17,7 +17,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
     if let Some(threads) = arguments.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
-    let runtime = open(&arguments.model, arguments.memory, &arguments.policy)?;
+    let runtime = open(&arguments.model, &arguments.memory, &arguments.policy)?;
     let options = GenerateOptions {
         max_tokens: arguments.max_tokens,
         sampling: Sampling {

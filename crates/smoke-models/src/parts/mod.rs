@@ -10,8 +10,8 @@ mod rotary;
 
 pub use activation::Activation;
 pub(crate) use attention::scratch_floats;
-pub use attention::{Mask, attend};
-pub use kv_cache::KvCache;
+pub use attention::{DistanceBias, Mask, Scores, attend};
+pub use kv_cache::{KvCache, KvEncoding, KvShape};
 pub use mlp::{GatedMlp, Mlp};
 pub use norm::{LayerNorm, RmsNorm};
 pub use rotary::{Pairing, RopeScaling, Rotary, Rotation};
