@@ -25,8 +25,8 @@ const SAVE_AGAIN: &str =
 /// Finds the tensors in a file of `file_len` bytes that `torch.save` wrote: a dictionary of tensors, or one dictionary
 /// of tensors within a dictionary of other things. Other values are passed over.
 ///
-/// Extents name file 0; tensors may share bytes, as tied weights do. Memory is bounded by a small multiple of the length
-/// of the pickle, which is bounded itself.
+/// Extents name file 0; tensors may share bytes, as tied weights do. However the pickle is written, reading it takes no
+/// more than some hundred MB.
 ///
 /// # Errors
 /// [`FormatError`] if it is no such file, or asks for anything but tensors, or a tensor's elements do not lie row by row

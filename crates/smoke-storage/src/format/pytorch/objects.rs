@@ -23,7 +23,7 @@ pub(super) enum Object {
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
     Storage(Storage),
-    Tensor(Tensor),
+    Tensor(Box<Tensor>),
 }
 
 /// A storage, as a pickle names it.
@@ -82,7 +82,7 @@ impl Objects {
     }
 
     pub(super) fn tensor(&self, value: Value) -> Option<Tensor> {
-        if let Object::Tensor(tensor) = self.get(value)? { Some(*tensor) } else { None }
+        if let Object::Tensor(tensor) = self.get(value)? { Some(**tensor) } else { None }
     }
 
     /// The integers of a tuple, such as a shape.

@@ -14,9 +14,9 @@ pub(super) const PROTOCOL: u8 = 0x80;
 /// The newest protocol that there is.
 const NEWEST_PROTOCOL: u8 = 5;
 
-/// Enough for two hundred thousand tensors. An opcode adds at most one value, one object and one entry to the memo, so
-/// that this bounds the memory, too, with the length of the tape.
-const MOST_OPCODES: u32 = 1 << 23;
+/// Enough for a hundred thousand tensors. An opcode adds at most one value to the stack, one object or one entry to the
+/// memo, so that this bounds the memory, too: to less than 100 bytes for each.
+const MOST_OPCODES: u32 = 1 << 22;
 
 /// A machine for pickles that knows dictionaries of tensors and executes nothing.
 ///
@@ -97,10 +97,7 @@ impl<R: Read> Unpickler<R> {
             }
             b'0' => self.pop().map(drop),
             b'1' => self.pop_mark().map(drop),
-            b'2' => {
-                let top = self.top()?;
-                self.push(top)
-            }
+            b'2' => self.top().and_then(|top| self.push(top)),
 
             b'N' => self.push(Value::Other),
             0x88 => self.push(Value::Bool(true)),
@@ -109,48 +106,27 @@ impl<R: Read> Unpickler<R> {
                 let number = i32::from_le_bytes(self.tape.array(WHAT)?);
                 self.push(Value::Int(number.into()))
             }
-            b'K' => {
-                let number = self.byte()?;
-                self.push(Value::Int(number.into()))
-            }
+            b'K' => self.byte().and_then(|number| self.push(Value::Int(number.into()))),
             b'M' => {
                 let number = u16::from_le_bytes(self.tape.array(WHAT)?);
                 self.push(Value::Int(number.into()))
             }
-            0x8A => {
-                let len = self.byte()?;
-                self.long(len.into())
-            }
-            0x8B => {
-                let len = self.u32()?;
-                self.long(len.into())
-            }
+            0x8A => self.byte().and_then(|len| self.long(len.into())),
+            0x8B => self.u32().and_then(|len| self.long(len.into())),
             b'G' => {
                 self.tape.array::<8>(WHAT)?;
                 self.push(Value::Other)
             }
 
             // Texts; those of Python 2 have no encoding, but names are ASCII.
-            0x8C | b'U' => {
-                let len = self.byte()?;
-                self.text(len.into())
-            }
-            b'X' | b'T' => {
-                let len = self.u32()?;
-                self.text(len.into())
-            }
+            0x8C | b'U' => self.byte().and_then(|len| self.text(len.into())),
+            b'X' | b'T' => self.u32().and_then(|len| self.text(len.into())),
             0x8D => {
                 let len = u64::from_le_bytes(self.tape.array(WHAT)?);
                 self.text(len)
             }
-            b'C' => {
-                let len = self.byte()?;
-                self.skip(len.into())
-            }
-            b'B' => {
-                let len = self.u32()?;
-                self.skip(len.into())
-            }
+            b'C' => self.byte().and_then(|len| self.skip(len.into())),
+            b'B' => self.u32().and_then(|len| self.skip(len.into())),
             0x8E | 0x96 => {
                 let len = u64::from_le_bytes(self.tape.array(WHAT)?);
                 self.skip(len)
@@ -161,23 +137,11 @@ impl<R: Read> Unpickler<R> {
                 let values = self.pop_several(usize::from(opcode - 0x84))?;
                 self.push_object(Object::Tuple(values))
             }
-            b't' => {
-                let values = self.pop_mark()?;
-                self.push_object(Object::Tuple(values))
-            }
+            b't' => self.pop_mark().and_then(|values| self.push_object(Object::Tuple(values))),
             b']' => self.push_object(Object::List(Vec::new())),
-            b'l' => {
-                let values = self.pop_mark()?;
-                self.push_object(Object::List(values))
-            }
-            b'a' => {
-                let value = self.pop()?;
-                self.append(vec![value])
-            }
-            b'e' => {
-                let values = self.pop_mark()?;
-                self.append(values)
-            }
+            b'l' => self.pop_mark().and_then(|values| self.push_object(Object::List(values))),
+            b'a' => self.pop().and_then(|value| self.append(vec![value])),
+            b'e' => self.pop_mark().and_then(|values| self.append(values)),
             b'}' => self.push_object(Object::Dict(Vec::new())),
             b'd' => {
                 let values = self.pop_mark()?;
@@ -188,29 +152,14 @@ impl<R: Read> Unpickler<R> {
                 let values = self.pop_several(2)?;
                 self.set(&values)
             }
-            b'u' => {
-                let values = self.pop_mark()?;
-                self.set(&values)
-            }
+            b'u' => self.pop_mark().and_then(|values| self.set(&values)),
 
-            b'q' => {
-                let place = self.byte()?;
-                self.remember(place.into())
-            }
-            b'r' => {
-                let place = self.u32()?;
-                self.remember(place)
-            }
+            b'q' => self.byte().and_then(|place| self.remember(place.into())),
+            b'r' => self.u32().and_then(|place| self.remember(place)),
             // Entries are fewer than opcodes.
             0x94 => self.remember(self.memo.len() as u32),
-            b'h' => {
-                let place = self.byte()?;
-                self.recall(place.into())
-            }
-            b'j' => {
-                let place = self.u32()?;
-                self.recall(place)
-            }
+            b'h' => self.byte().and_then(|place| self.recall(place.into())),
+            b'j' => self.u32().and_then(|place| self.recall(place)),
 
             b'c' => {
                 let (module, name) = (self.tape.line(WHAT)?, self.tape.line(WHAT)?);
@@ -280,14 +229,14 @@ impl<R: Read> Unpickler<R> {
 
     fn pop_several(&mut self, count: usize) -> Result<Vec<Value>, FormatError> {
         match self.stack.len().checked_sub(count).filter(|&start| start >= self.floor()) {
-            Some(start) => Ok(self.stack.split_off(start)),
+            Some(start) => Ok(self.stack.drain(start..).collect()),
             None => Err(self.invalid("too few values")),
         }
     }
 
     fn pop_mark(&mut self) -> Result<Vec<Value>, FormatError> {
         match self.marks.pop() {
-            Some(start) => Ok(self.stack.split_off(start)),
+            Some(start) => Ok(self.stack.drain(start..).collect()),
             None => Err(self.invalid("no mark")),
         }
     }
@@ -387,7 +336,7 @@ impl<R: Read> Unpickler<R> {
                 let Some(storage) = self.objects.storage(storage) else {
                     return Err(self.invalid("a tensor without a storage"));
                 };
-                self.push_object(Object::Tensor(Tensor { storage, first, shape, strides }))
+                self.push_object(Object::Tensor(Box::new(Tensor { storage, first, shape, strides })))
             }
             (Global::RebuildParameter, &[tensor, ..]) if self.objects.tensor(tensor).is_some() => self.push(tensor),
             (Global::Size, &[shape]) if self.objects.tuple(shape).is_some() => self.push(shape),
