@@ -18,8 +18,11 @@ impl Pickle {
         self.op(b"X").op(&(text.len() as u32).to_le_bytes()).op(text.as_bytes())
     }
 
+    /// In as few bytes as hold it and its sign.
     pub(crate) fn int(self, number: i64) -> Self {
-        self.op(&[0x8A, 8]).op(&number.to_le_bytes())
+        let holds = |len: &u8| (number << (64 - 8 * len)) >> (64 - 8 * len) == number;
+        let len = (1..=8).find(holds).unwrap();
+        self.op(&[0x8A, len]).op(&number.to_le_bytes()[..len.into()])
     }
 
     pub(crate) fn ints(self, numbers: &[i64]) -> Self {
