@@ -32,7 +32,7 @@ pub(crate) enum Command {
 /// The model and where it runs.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArguments {
-    /// A directory with a model as Hugging Face lays it out, or a safetensors or GGUF file.
+    /// A directory with a model as Hugging Face lays it out, or a safetensors, GGUF or PyTorch file.
     pub(crate) model: PathBuf,
     /// Where tensors are computed: cpu, or wgpu or cuda in a program that was built with that feature.
     #[arg(long, default_value_t = DeviceKind::Cpu)]
@@ -118,8 +118,8 @@ pub(crate) struct PlanArguments {
 pub(crate) struct PackArguments {
     #[command(flatten)]
     pub(crate) model: ModelArguments,
-    /// The new file: it ends in .gguf or .safetensors, as the original does, and takes as much disk as the original. One
-    /// with safetensors must lie beside the model's config.json.
+    /// The new file: it ends in .gguf where the original does, else in .safetensors, and takes as much disk as the
+    /// original. One with safetensors must lie beside the model's config.json.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }

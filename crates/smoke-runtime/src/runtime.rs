@@ -97,7 +97,7 @@ pub struct Token {
 }
 
 impl Runtime {
-    /// Says which model is opened: a directory with a checkpoint, or a safetensors or GGUF file.
+    /// Says which model is opened: a directory with a checkpoint, or a safetensors, GGUF or PyTorch file.
     pub fn builder(path: impl AsRef<Path>) -> RuntimeBuilder {
         RuntimeBuilder::new(path.as_ref())
     }
