@@ -46,10 +46,8 @@ impl Command {
 #[derive(Debug, Args)]
 pub(crate) struct ModelArguments {
     /// A directory with a model as Hugging Face lays it out, or a safetensors or GGUF file; or, where no such path is, a
-    /// model of the hub: OWNER/NAME, OWNER/NAME@REVISION or OWNER/NAME/FILE.gguf.
-    ///
-    /// A model of the hub is fetched into the cache that its Python libraries use, unless it is there. The variables
-    /// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean there.
+    /// model of the hub: OWNER/NAME, OWNER/NAME@REVISION or OWNER/NAME/FILE.gguf. It is fetched into the hub's usual
+    /// cache, as HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE say.
     pub(crate) model: PathBuf,
     /// Which file of weights, where the directory or the repository has several.
     #[arg(long, value_name = "NAME")]

@@ -208,3 +208,18 @@ fn a_file_larger_than_the_disk_is_refused_before_it_comes() {
     fails_with(fetch(&server, &cache, "owner/name"), &["more bytes of disk", "are free", "HF_HUB_CACHE"]);
     assert_eq!(ranges(&server), []);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fills_up_meanwhile_is_named() {
+    let (server, cache) = tiny("llama");
+    server.fail(STORED, Fault::Cut(10));
+    fetch(&server, &cache, "owner/name").unwrap_err();
+    let partial = files_below(cache.path()).into_iter().find(|file| file.ends_with(".incomplete")).unwrap();
+    let partial = cache.path().join(partial);
+    fs::remove_file(&partial).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &partial).unwrap();
+    fails_with(fetch(&server, &cache, "owner/name"), &[".incomplete", "more bytes of disk", "make room"]);
+    fs::remove_file(&partial).unwrap();
+    assert_eq!(fs::read(fetch(&server, &cache, "owner/name").unwrap()).unwrap(), weights());
+}
