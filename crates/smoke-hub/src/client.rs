@@ -1,5 +1,6 @@
 //! What is asked of the hub, and what its answers mean.
 
+use std::fmt;
 use std::io::Read;
 use std::time::Duration;
 
@@ -25,7 +26,6 @@ const MOST_MOVES: usize = 5;
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Asks one hub.
-#[derive(Debug)]
 pub(crate) struct Client {
     agent: Agent,
     endpoint: String,
@@ -203,6 +203,13 @@ impl Client {
             (404, None) if url.contains("/api/models/") => HubError::NoModel { endpoint, model: model.clone() },
             (status, _) => HubError::Status { url: url.to_owned(), status },
         })
+    }
+}
+
+/// The token is nobody's business.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 

@@ -190,6 +190,7 @@ fn the_token_goes_to_the_hub_only() {
     let (server, cache) = tiny("llama");
     let mut with_token = options(&server, &cache, 0);
     with_token.token = Some("hf_secret".to_owned());
+    assert!(!format!("{:?}", Hub::new(with_token.clone())).contains("hf_secret"));
     fetch_with(with_token, "owner/name").unwrap();
     let asked = server.asked();
     assert!(asked.iter().any(|asked| asked.host.starts_with("localhost")));
@@ -214,4 +215,25 @@ fn progress_goes_from_nothing_to_all() {
     assert!(weights.iter().all(|(.., total)| *total == size));
     assert!(weights.is_sorted_by_key(|(_, done, _)| *done));
     assert_eq!((weights[0].1, weights[weights.len() - 1].1), (0, size));
+}
+
+#[test]
+fn a_file_that_moved_within_the_hub_is_followed_and_only_so_far() {
+    const CONFIG: &str = "/owner/name/resolve/0123456789abcdef0123456789abcdef01234567/config.json";
+    const HEAD: &str = "HEAD /owner/name/resolve/0123456789abcdef0123456789abcdef01234567/config.json";
+    let (server, cache) = tiny("llama");
+    for _ in 0..3 {
+        server.fail(HEAD, Fault::Header("Location", CONFIG));
+    }
+    fetch(&server, &cache, "owner/name").unwrap();
+    let described = |asked: &crate::server::Asked| asked.method == "HEAD" && asked.path == CONFIG;
+    assert_eq!(server.asked().iter().filter(|asked| described(asked)).count(), 4);
+
+    // A hub that sends in circles is not followed for ever.
+    let (server, cache) = tiny("llama");
+    for _ in 0..100 {
+        server.fail(HEAD, Fault::Header("Location", CONFIG));
+    }
+    fetch(&server, &cache, "owner/name").ok();
+    assert!(server.asked().len() < 40);
 }
