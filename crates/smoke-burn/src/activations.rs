@@ -117,22 +117,44 @@ impl Activations {
         }
     }
 
+    /// Multiplies every element by `factor`.
+    pub fn scale(&mut self, factor: f32) {
+        match &mut self.store {
+            Store::Host(floats) => floats.iter_mut().for_each(|x| *x *= factor),
+            Store::Device(tensor) => **tensor = (**tensor).clone() * factor,
+        }
+    }
+
     /// The features in `range` of every row.
     ///
     /// # Panics
     /// If there are not so many.
     pub fn slice_features(&self, weights: &Weights, range: Range<usize>) -> Self {
-        let features = range.len();
+        self.slice_groups(weights, self.features, range)
+    }
+
+    /// The features in `range` of every `group` features of every row, side by side.
+    ///
+    /// # Panics
+    /// If a group has not so many, or the features are no whole number of groups.
+    pub fn slice_groups(&self, weights: &Weights, group: usize, range: Range<usize>) -> Self {
+        assert!(self.features.is_multiple_of(group.max(1)), "{} features are no groups of {group}", self.features);
+        let groups = self.features / group.max(1);
+        let (len, features) = (range.len(), groups * range.len());
         match &self.store {
             Store::Host(floats) => {
                 let mut out = weights.floats(self.rows * features);
-                let rows = floats.chunks_exact(self.features.max(1));
-                for (out, row) in out.chunks_exact_mut(features.max(1)).zip(rows) {
-                    out.copy_from_slice(&row[range.clone()]);
+                let parts = floats.chunks_exact(group.max(1));
+                for (out, part) in out.chunks_exact_mut(len.max(1)).zip(parts) {
+                    out.copy_from_slice(&part[range.clone()]);
                 }
                 Self::from_host(out, features)
             }
-            Store::Device(tensor) => Self::from_tensor((**tensor).clone().slice([0..self.rows, range])),
+            Store::Device(tensor) => {
+                let parts: Tensor<3> = (**tensor).clone().reshape([self.rows, groups, group]);
+                let parts = parts.slice([0..self.rows, 0..groups, range]);
+                Self::from_tensor(parts.reshape([self.rows, features]))
+            }
         }
     }
 

@@ -7,9 +7,8 @@ use smoke_storage::{Checkpoint, Format};
 
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::gpt2::Gpt2;
-use crate::llama::Llama;
 use crate::model::CausalLm;
+use crate::{gpt2, llama};
 
 /// Reads a checkpoint's configuration and places its weights.
 pub type Place = fn(&Checkpoint, &mut Layout<'_>) -> Result<Box<dyn CausalLm>, ModelError>;
@@ -37,8 +36,8 @@ impl From<Format> for Description {
 
 impl Default for AutoModel {
     fn default() -> Self {
-        let llama: Place = |checkpoint, layout| Ok(Box::new(Llama::place(checkpoint, layout)?));
-        let gpt2: Place = |checkpoint, layout| Ok(Box::new(Gpt2::place(checkpoint, layout)?));
+        let llama: Place = |checkpoint, layout| Ok(Box::new(llama::place(checkpoint, layout)?));
+        let gpt2: Place = |checkpoint, layout| Ok(Box::new(gpt2::place(checkpoint, layout)?));
         let none = Self { architectures: BTreeMap::new() };
         none.with(Format::Safetensors, "llama", llama).with(Format::Gguf, "llama", llama).with(
             Format::Safetensors,

@@ -9,17 +9,24 @@
 #![forbid(unsafe_code)]
 
 mod auto;
+mod blueprint;
 mod config;
+mod decoder;
 mod error;
-mod gpt2;
-mod llama;
+mod gguf;
+pub mod gpt2;
+mod layer_kinds;
+pub mod llama;
 mod model;
 pub mod parts;
+mod rope;
 pub mod text;
 
 pub use auto::{AutoModel, Place};
+pub use blueprint::{Bias, Blueprint};
 pub use config::Config;
+pub use decoder::{Decoder, DecoderLayer, Pass, PassView, View};
 pub use error::ModelError;
-pub use gpt2::Gpt2;
-pub use llama::Llama;
+pub use layer_kinds::LayerKind;
 pub use model::{CausalLm, LmConfig, Output, Want};
+pub use rope::RopeDefaults;

@@ -61,8 +61,7 @@ impl Activation {
             Self::Gelu => x.iter_mut().for_each(|x| write(x, 0.5 * *x * (1.0 + libm::erff(*x * FRAC_1_SQRT_2)))),
             Self::GeluTanh => x.iter_mut().for_each(|x| {
                 let inner = (2.0 / PI).sqrt() * (*x + 0.044_715 * *x * *x * *x);
-                // tanh(a) = 1 - 2 / (exp(2a) + 1)
-                write(x, *x * (1.0 - 1.0 / (exp(2.0 * inner) + 1.0)));
+                write(x, 0.5 * *x * (1.0 + tanh(inner)));
             }),
             Self::Relu => x.iter_mut().for_each(|x| write(x, x.max(0.0))),
         }
@@ -82,14 +81,31 @@ impl Activation {
     }
 }
 
+/// `cap · tanh(x / cap)` of every element: nearly `x` where it is small, and never beyond ± `cap` (Gemma 2, 2024).
+pub fn softcap(x: Activations, cap: f32) -> Activations {
+    let features = x.features();
+    match x.place() {
+        Place::Host(mut x) => {
+            for_each_chunk(&mut x, |x| x.iter_mut().for_each(|x| *x = cap * tanh(*x / cap)));
+            Activations::from_host(x, features)
+        }
+        Place::Device(x) => Activations::from_tensor((x / cap).tanh() * cap),
+    }
+}
+
+/// `1 - 2 / (exp(2x) + 1)`.
+fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
 impl FromStr for Activation {
     type Err = ModelError;
 
     fn from_str(name: &str) -> Result<Self, ModelError> {
         match name {
             "silu" | "swish" => Ok(Self::Silu),
-            "gelu" => Ok(Self::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
+            "gelu" | "gelu_python" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
             _ => Err(ModelError::unsupported("activation", name, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu")),
         }
