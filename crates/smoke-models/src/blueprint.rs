@@ -18,6 +18,7 @@ pub struct Blueprint<'a, 'i> {
     config: Config,
     layout: &'a mut Layout<'i>,
     names: Names,
+    unit_norms: bool,
 }
 
 /// Whether a linear layer has a bias.
@@ -72,12 +73,17 @@ impl<'a, 'i> Blueprint<'a, 'i> {
             let there = |prefix: &&&str| layout.index().get(&format!("{prefix}{embedding}.weight")).is_some();
             Names::Transformers { prefix: prefixes.iter().find(there).map_or("", |prefix| prefix).to_owned() }
         };
-        Ok(Self { checkpoint, config, layout, names })
+        Ok(Self { checkpoint, config, layout, names, unit_norms: false })
     }
 
     /// Adds what Transformers assumes where a `config.json` is silent; see [`Config::assume`].
     pub fn assume<const N: usize>(self, defaults: [(&str, Value); N]) -> Self {
         Self { config: self.config.assume(defaults), ..self }
+    }
+
+    /// Root mean square norms have one added to their stored scales, as Gemma's; in GGUF files it has been added.
+    pub fn with_unit_norms(self) -> Self {
+        Self { unit_norms: !self.config.is_gguf(), ..self }
     }
 
     /// The configuration.
@@ -123,7 +129,8 @@ impl<'a, 'i> Blueprint<'a, 'i> {
     /// [`ModelError`] if the checkpoint has no such tensor.
     pub fn rms_norm(&mut self, name: &str, len: usize) -> Result<RmsNorm, ModelError> {
         let epsilon = self.config.or("rms_norm_eps", 1e-6)?;
-        Ok(RmsNorm::place(self.layout, &self.name(name), len, epsilon)?)
+        let norm = RmsNorm::place(self.layout, &self.name(name), len, epsilon)?;
+        Ok(if self.unit_norms { norm.with_unit_offset() } else { norm })
     }
 
     /// Places a norm of `len` elements with scale and bias.

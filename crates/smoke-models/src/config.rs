@@ -155,6 +155,14 @@ impl Config {
         self.positive_or(key, value)
     }
 
+    /// How many tokens back a layer looks, itself among them; none where the key is absent, or 0 as GGUF files say it.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if it is no count.
+    pub fn window(&self, key: &str) -> Result<Option<usize>, ModelError> {
+        Ok(self.optional(key)?.filter(|&window| window > 0))
+    }
+
     /// The non-linearity named by `key`, or `default` where it is absent.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ const KEYS: &[(&str, &str)] = &[
     ("layer_norm_eps", "attention.layer_norm_epsilon"),
     ("layer_norm_epsilon", "attention.layer_norm_epsilon"),
     ("sliding_window", "attention.sliding_window"),
+    ("sliding_window_pattern", "attention.sliding_window_pattern"),
     ("attn_logit_softcapping", "attn_logit_softcapping"),
     ("final_logit_softcapping", "final_logit_softcapping"),
     ("use_parallel_residual", "use_parallel_residual"),

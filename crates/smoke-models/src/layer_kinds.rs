@@ -21,6 +21,14 @@ impl LayerKind {
         }
     }
 
+    /// Its place in a list of two views, of which the first is that of the whole context.
+    pub const fn view(self) -> usize {
+        match self {
+            Self::Full => 0,
+            Self::Sliding => 1,
+        }
+    }
+
     /// The kinds of all layers: from `layer_types`, or by layer from `default` where that key is absent.
     ///
     /// # Errors

@@ -13,12 +13,18 @@ mod blueprint;
 mod config;
 mod decoder;
 mod error;
+pub mod gemma;
 mod gguf;
 pub mod gpt2;
+pub mod gpt_neox;
+pub mod gptj;
 mod layer_kinds;
 pub mod llama;
+pub mod mistral;
 mod model;
 pub mod parts;
+pub mod phi3;
+pub mod qwen;
 mod rope;
 pub mod text;
 

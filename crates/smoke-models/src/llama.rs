@@ -83,12 +83,15 @@ pub struct AttentionOptions {
     pub qkv_bias: Bias,
     /// Whether the output has one.
     pub output_bias: Bias,
+    /// Whether every query head and every key head is normalised.
+    pub head_norms: bool,
     /// Which of the decoder's views the layer has.
     pub view: usize,
 }
 
-/// No biases, and the first view.
-pub const PLAIN: AttentionOptions = AttentionOptions { qkv_bias: Bias::Absent, output_bias: Bias::Absent, view: 0 };
+/// No biases, no norms of heads, and the first view.
+pub const PLAIN: AttentionOptions =
+    AttentionOptions { qkv_bias: Bias::Absent, output_bias: Bias::Absent, head_norms: false, view: 0 };
 
 /// Places a layer's attention with four separate projections.
 ///
@@ -110,7 +113,12 @@ pub fn attention(
             model.linear(&name("k_proj"), config.hidden, keys, options.qkv_bias)?,
             model.linear(&name("v_proj"), config.hidden, keys, options.qkv_bias)?,
         ]),
-        head_norms: None,
+        head_norms: if options.head_norms {
+            let mut norm = |part| model.rms_norm(&name(part), config.head_dim);
+            Some([norm("q_norm")?, norm("k_norm")?])
+        } else {
+            None
+        },
         output: model.linear(&name("o_proj"), queries, config.hidden, options.output_bias)?,
         scale: config.attention_scale(),
         softcap: None,

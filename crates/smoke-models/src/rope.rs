@@ -41,6 +41,22 @@ impl RopeDefaults {
         }
     }
 
+    /// The rotary embedding of layers that look back a window, where theirs is another: its base is `key`, and nothing is
+    /// scaled, but for a `config.json` that describes both kinds.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a value is missing or invalid, or the kind of scaling is unknown.
+    pub fn read_local(self, model: &Blueprint<'_, '_>, key: &str) -> Result<Rotary, ModelError> {
+        let config = model.config();
+        if let Some(parameters) = config.section("rope_parameters")? {
+            if parameters.section(LayerKind::Sliding.name())?.is_some() {
+                return self.read(model, LayerKind::Sliding);
+            }
+        }
+        let turned = (self.head_dim as f64 * self.turned) as usize;
+        self.rotary(config, config.positive_or(key, 10_000.0)?, turned, RopeScaling::None)
+    }
+
     fn read_json(self, json: &Config, kind: LayerKind) -> Result<Rotary, ModelError> {
         let parameters = json.section("rope_parameters")?;
         let parameters = match parameters.as_ref().map(|all| all.section(kind.name())).transpose()?.flatten() {
