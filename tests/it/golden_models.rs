@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use smoke_runtime::{DeviceKind, Runtime, RuntimeBuilder};
 use smoke_tests::{Goldens, asset};
 
+use crate::gguf_twins::gguf_twin;
+
 /// One model in one format.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GoldenModel {
@@ -23,6 +25,7 @@ pub(crate) struct GoldenModel {
 pub(crate) enum Format {
     Safetensors,
     ShardedSafetensors,
+    /// The safetensors file of the directory, written anew as llama.cpp would have it.
     Gguf,
 }
 
@@ -36,25 +39,39 @@ const fn on_flex_and_wgpu(architecture: &'static str, format: Format, name: &'st
 
 pub(crate) const GOLDEN_MODELS: &[GoldenModel] = &[
     on_flex_and_wgpu("GPT-2", Format::Safetensors, "gpt2"),
+    on_flex("GPT-2", Format::Gguf, "gpt2"),
     on_flex("GPT-2", Format::ShardedSafetensors, "gpt2-sharded"),
     on_flex_and_wgpu("GPT-J", Format::Safetensors, "gptj"),
     on_flex_and_wgpu("GPT-NeoX", Format::Safetensors, "gpt_neox"),
+    on_flex("GPT-NeoX", Format::Gguf, "gpt_neox"),
     on_flex("GPT-NeoX", Format::Safetensors, "gpt_neox-serial"),
+    on_flex("GPT-NeoX", Format::Gguf, "gpt_neox-serial"),
     on_flex_and_wgpu("LLaMA", Format::Safetensors, "llama"),
     on_flex_and_wgpu("LLaMA", Format::Safetensors, "llama-tied"),
     on_flex_and_wgpu("LLaMA", Format::Safetensors, "llama3-rope"),
     on_flex("LLaMA", Format::ShardedSafetensors, "llama-sharded"),
+    on_flex("LLaMA", Format::Gguf, "llama"),
     on_flex_and_wgpu("Mistral", Format::Safetensors, "mistral"),
     on_flex_and_wgpu("Qwen2", Format::Safetensors, "qwen2"),
+    on_flex("Qwen2", Format::Gguf, "qwen2"),
     on_flex_and_wgpu("Qwen3", Format::Safetensors, "qwen3"),
+    on_flex("Qwen3", Format::Gguf, "qwen3"),
     on_flex_and_wgpu("Phi-3", Format::Safetensors, "phi3"),
+    on_flex("Phi-3", Format::Gguf, "phi3"),
     on_flex_and_wgpu("Gemma 2", Format::Safetensors, "gemma2"),
+    on_flex("Gemma 2", Format::Gguf, "gemma2"),
     on_flex_and_wgpu("Gemma 3", Format::Safetensors, "gemma3"),
+    on_flex("Gemma 3", Format::Gguf, "gemma3"),
 ];
 
 impl GoldenModel {
     pub(crate) fn path(&self) -> PathBuf {
-        asset(&format!("tiny/{}", self.name))
+        match (self.format, self.name) {
+            // Written by llama.cpp's own library.
+            (Format::Gguf, "llama") => asset("quant/llama-f32.gguf"),
+            (Format::Gguf, name) => gguf_twin(name),
+            (_, name) => asset(&format!("tiny/{name}")),
+        }
     }
 
     pub(crate) fn goldens(&self) -> Goldens {

@@ -3,7 +3,7 @@
 use smoke_runtime::models::Want;
 use smoke_runtime::models::parts::{KvCache, KvEncoding};
 use smoke_runtime::storage::ReaderKind;
-use smoke_runtime::{AtEnd, DeviceKind, GenerateOptions, Prompt, Runtime};
+use smoke_runtime::{AtEnd, GenerateOptions, Prompt, Runtime};
 use smoke_tests::{Goldens, asset, largest_difference};
 
 use crate::golden_models::{Format, GOLDEN_MODELS, GoldenModel};

@@ -36,7 +36,7 @@ impl From<Format> for Description {
 
 impl Default for AutoModel {
     fn default() -> Self {
-        let architectures: [(Format, &str, Place); 12] = [
+        let architectures: [(Format, &str, Place); 19] = [
             (Format::Safetensors, "gemma2", |checkpoint, layout| {
                 Ok(Box::new(gemma::place_gemma2(checkpoint, layout)?))
             }),
@@ -54,6 +54,13 @@ impl Default for AutoModel {
             (Format::Safetensors, "phi3", |checkpoint, layout| Ok(Box::new(phi3::place(checkpoint, layout)?))),
             (Format::Safetensors, "qwen2", |checkpoint, layout| Ok(Box::new(qwen::place_qwen2(checkpoint, layout)?))),
             (Format::Safetensors, "qwen3", |checkpoint, layout| Ok(Box::new(qwen::place_qwen3(checkpoint, layout)?))),
+            (Format::Gguf, "gemma2", |checkpoint, layout| Ok(Box::new(gemma::place_gemma2(checkpoint, layout)?))),
+            (Format::Gguf, "gemma3", |checkpoint, layout| Ok(Box::new(gemma::place_gemma3(checkpoint, layout)?))),
+            (Format::Gguf, "gpt2", |checkpoint, layout| Ok(Box::new(gpt2::place(checkpoint, layout)?))),
+            (Format::Gguf, "gptneox", |checkpoint, layout| Ok(Box::new(gpt_neox::place(checkpoint, layout)?))),
+            (Format::Gguf, "phi3", |checkpoint, layout| Ok(Box::new(phi3::place(checkpoint, layout)?))),
+            (Format::Gguf, "qwen2", |checkpoint, layout| Ok(Box::new(qwen::place_qwen2(checkpoint, layout)?))),
+            (Format::Gguf, "qwen3", |checkpoint, layout| Ok(Box::new(qwen::place_qwen3(checkpoint, layout)?))),
             (Format::Gguf, "llama", |checkpoint, layout| Ok(Box::new(llama::place(checkpoint, layout)?))),
         ];
         let none = Self { architectures: BTreeMap::new() };

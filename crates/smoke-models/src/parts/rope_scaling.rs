@@ -97,3 +97,91 @@ impl RopeScaling {
 fn blend(share: f64, a: f64, b: f64) -> f64 {
     share * a + (1.0 - share) * b
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Transformers' formulas give, written down anew in Python and computed in double precision.
+    #[test]
+    fn frequencies_are_those_of_transformers() {
+        let llama3 = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_context: 8192.0,
+        };
+        let yarn = |factor, [fast_turns, slow_turns]: [f64; 2], whole_pairs, original_context| RopeScaling::Yarn {
+            factor,
+            fast_turns,
+            slow_turns,
+            whole_pairs,
+            original_context,
+            magnitude: 1.0,
+        };
+        let long_rope = RopeScaling::LongRope {
+            short_factors: vec![1.0, 1.05, 1.5, 2.0],
+            long_factors: vec![1.5, 3.0, 12.0, 40.0],
+            original_context: 4096,
+            magnitude: 1.0,
+        };
+        let cases: [(&RopeScaling, f64, usize, &[f64]); 7] = [
+            (&RopeScaling::None, 1e4, 1, &[1.0, 0.1, 0.01, 0.001]),
+            (&RopeScaling::Linear { factor: 4.0 }, 1e4, 1, &[0.25, 0.025, 0.0025, 0.00025]),
+            (
+                &llama3,
+                5e5,
+                1,
+                &[
+                    1.000000000e+00,
+                    1.939227447e-01,
+                    3.760603093e-02,
+                    7.292664737e-03,
+                    5.248461610e-04,
+                    3.428102196e-05,
+                    6.647869871e-06,
+                    1.289173172e-06,
+                ],
+            ),
+            (
+                &yarn(4.0, [32.0, 1.0], true, 2048.0),
+                1e4,
+                1,
+                &[
+                    1.000000000e+00,
+                    3.162277660e-01,
+                    1.000000000e-01,
+                    2.569350599e-02,
+                    6.250000000e-03,
+                    1.383496476e-03,
+                    2.500000000e-04,
+                    7.905694150e-05,
+                ],
+            ),
+            (
+                &yarn(2.0, [16.0, 2.0], false, 4096.0),
+                1e6,
+                1,
+                &[
+                    1.000000000e+00,
+                    1.778279410e-01,
+                    3.162277660e-02,
+                    3.631005749e-03,
+                    5.000000000e-04,
+                    8.891397050e-05,
+                    1.581138830e-05,
+                    2.811706626e-06,
+                ],
+            ),
+            (&long_rope, 1e4, 4096, &[1.0, 9.523809524e-02, 6.666666667e-03, 5e-4]),
+            (&long_rope, 1e4, 4097, &[6.666666667e-01, 3.333333333e-02, 8.333333333e-04, 2.5e-5]),
+        ];
+        for (scaling, theta, context, expected) in cases {
+            let frequencies = scaling.frequencies(2 * expected.len(), theta, context);
+            assert_eq!(frequencies.len(), expected.len());
+            for (ours, theirs) in frequencies.iter().zip(expected) {
+                assert!((ours - theirs).abs() < 1e-8 * theirs, "{scaling:?}: {frequencies:?}");
+            }
+        }
+    }
+}
