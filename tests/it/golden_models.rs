@@ -64,6 +64,19 @@ pub(crate) const GOLDEN_MODELS: &[GoldenModel] = &[
     on_flex("Gemma 3", Format::Gguf, "gemma3"),
 ];
 
+impl Format {
+    pub(crate) const ALL: [Self; 3] = [Self::Safetensors, Self::ShardedSafetensors, Self::Gguf];
+
+    /// The head of its column in `docs/models.md`.
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::ShardedSafetensors => "sharded safetensors",
+            Self::Gguf => "GGUF",
+        }
+    }
+}
+
 impl GoldenModel {
     pub(crate) fn path(&self) -> PathBuf {
         match (self.format, self.name) {

@@ -5,6 +5,8 @@ mod attention;
 mod gguf_twins;
 mod golden_models;
 mod memory;
+mod models_table;
+mod options;
 mod smollm2;
 mod tiny_models;
 mod tokenizer_goldens;

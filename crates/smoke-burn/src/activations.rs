@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{DType, Tensor, TensorData};
@@ -252,6 +253,8 @@ impl fmt::Debug for Floats {
 #[derive(Clone, Default)]
 pub(crate) struct FloatPool {
     spare: Arc<Mutex<Vec<Vec<f32>>>>,
+    /// What there is, lent and spare.
+    floats: Arc<AtomicUsize>,
 }
 
 impl FloatPool {
@@ -264,13 +267,26 @@ impl FloatPool {
         let outgrown = || spare.iter().enumerate().max_by_key(|(_, values)| values.len()).map(|(place, _)| place);
         let taken = best.or_else(outgrown).map(|place| spare.swap_remove(place));
         drop(spare);
-        let values = taken.filter(|values| values.len() >= len).unwrap_or_else(|| vec![0.0; rounded(len)]);
+        let values = match taken {
+            Some(values) if values.len() >= len => values,
+            outgrown => {
+                self.floats.fetch_sub(outgrown.map_or(0, |values| values.len()), Ordering::Relaxed);
+                self.floats.fetch_add(rounded(len), Ordering::Relaxed);
+                vec![0.0; rounded(len)]
+            }
+        };
         Floats { values, len, lender: self.clone() }
     }
 
     /// Frees what is not lent.
     pub(crate) fn clear(&self) {
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+        let spare = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
+        self.floats.fetch_sub(spare.iter().map(Vec::len).sum(), Ordering::Relaxed);
+    }
+
+    /// Bytes of what there is, lent and spare.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.floats.load(Ordering::Relaxed) * size_of::<f32>()) as u64
     }
 
     fn take_back(&self, values: Vec<f32>) {
@@ -302,7 +318,10 @@ mod tests {
             drop(pool.lend(len));
         }
         assert_eq!(pool.spare.lock().unwrap().len(), 2);
+        let floats: usize = pool.spare.lock().unwrap().iter().map(Vec::len).sum();
+        assert_eq!(pool.bytes(), 4 * floats as u64);
         pool.clear();
         assert!(pool.spare.lock().unwrap().is_empty());
+        assert_eq!(pool.bytes(), 0);
     }
 }

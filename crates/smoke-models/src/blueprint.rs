@@ -53,15 +53,15 @@ impl Names {
 }
 
 impl<'a, 'i> Blueprint<'a, 'i> {
-    /// Reads the configuration, and finds out which of `prefixes` stands before names: that under which `embedding` is
-    /// there, or none, for checkpoints that were saved from the bare decoder.
+    /// Reads the configuration, and finds out which of `prefixes` stands before names: that under which `last_norm` is
+    /// there, which every checkpoint has, or none where the bare decoder was saved.
     ///
     /// # Errors
     /// [`ModelError`] if the configuration is absent or invalid.
     pub fn open(
         checkpoint: &'a Checkpoint,
         layout: &'a mut Layout<'i>,
-        embedding: &str,
+        last_norm: &str,
         prefixes: &[&str],
     ) -> Result<Self, ModelError> {
         let config = Config::of(checkpoint)?;
@@ -70,7 +70,7 @@ impl<'a, 'i> Blueprint<'a, 'i> {
         let names = if config.is_gguf() {
             Names::Gguf { architecture: config.required("general.architecture")? }
         } else {
-            let there = |prefix: &&&str| layout.index().get(&format!("{prefix}{embedding}.weight")).is_some();
+            let there = |prefix: &&&str| layout.index().get(&format!("{prefix}{last_norm}.weight")).is_some();
             Names::Transformers { prefix: prefixes.iter().find(there).map_or("", |prefix| prefix).to_owned() }
         };
         Ok(Self { checkpoint, config, layout, names, unit_norms: false })

@@ -16,7 +16,7 @@ use crate::parts::{Mlp, PreNormLayer, Qkv, SelfAttention};
 /// [`ModelError`] if the configuration is invalid or wants what is not supported, or if tensors are missing.
 pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder, ModelError> {
     let mut model =
-        Blueprint::open(checkpoint, layout, "wte", &["transformer."])?.assume([("tie_word_embeddings", true.into())]);
+        Blueprint::open(checkpoint, layout, "ln_f", &["transformer."])?.assume([("tie_word_embeddings", true.into())]);
     let options = model.config();
     let config = sizes(&model, "gpt2")?;
     for key in ["add_cross_attention", "reorder_and_upcast_attn"] {

@@ -16,7 +16,7 @@ use crate::rope::RopeDefaults;
 /// # Errors
 /// [`ModelError`] if the configuration is invalid or wants what is not supported, or if tensors are missing.
 pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder, ModelError> {
-    let mut model = Blueprint::open(checkpoint, layout, "embed_in", &["gpt_neox."])?;
+    let mut model = Blueprint::open(checkpoint, layout, "final_layer_norm", &["gpt_neox."])?;
     let options = model.config();
     let config = LmConfig::read(options, "gpt_neox")?;
     let (hidden, inner) = (config.hidden, config.intermediate);

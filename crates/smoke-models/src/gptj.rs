@@ -15,7 +15,7 @@ use crate::parts::{FeedForward, LayerNorm, Mlp, Pairing, Qkv, RopeScaling, Rotar
 /// # Errors
 /// [`ModelError`] if the configuration is invalid or wants what is not supported, or if tensors are missing.
 pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder, ModelError> {
-    let mut model = Blueprint::open(checkpoint, layout, "wte", &["transformer."])?
+    let mut model = Blueprint::open(checkpoint, layout, "ln_f", &["transformer."])?
         .assume([("n_positions", 2048.into()), ("rotary_dim", 64.into())]);
     let config = sizes(&model, "gptj")?;
     let options = model.config();

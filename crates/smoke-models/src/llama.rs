@@ -46,7 +46,7 @@ pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder
 /// # Errors
 /// [`ModelError`] if the configuration is absent or invalid.
 pub fn open<'a, 'i>(checkpoint: &'a Checkpoint, layout: &'a mut Layout<'i>) -> Result<Blueprint<'a, 'i>, ModelError> {
-    Blueprint::open(checkpoint, layout, "embed_tokens", &["model.", "model.language_model.", "language_model.model."])
+    Blueprint::open(checkpoint, layout, "norm", &["model.", "model.language_model.", "language_model.model."])
 }
 
 /// Places a decoder whose embedding, last norm and head are LLaMA's; `layer` places each of its layers.

@@ -120,11 +120,12 @@ impl LmConfig {
                 let queries = tokens * self.heads / self.kv_heads;
                 scratch_floats(batch * self.kv_heads, queries, context, self.head_dim)
             }
-            // Scores, masked scores, probabilities, and the mask.
-            _ => 3 * batch * self.heads * tokens * context + batch * tokens * context,
+            // Scores, masked scores, probabilities, and the masks of layers that see everything and that see a window.
+            _ => 3 * batch * self.heads * tokens * context + 2 * batch * tokens * context,
         };
-        // What a layer needs one after another is all kept, for the next layer to use again.
-        let layer = count * (3 * self.hidden + self.head_dim + head_features + 3 * self.intermediate);
+        // What a layer needs one after another is all kept, for the next layer to use again; the rotations of two kinds of
+        // layers are kept throughout.
+        let layer = count * (3 * self.hidden + 2 * self.head_dim + head_features + 3 * self.intermediate);
         floats(layer + attention + logit_rows * (self.hidden + 3 * self.vocabulary) + hidden_states)
     }
 

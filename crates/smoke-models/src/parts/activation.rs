@@ -2,9 +2,9 @@ use std::f32::consts::{FRAC_1_SQRT_2, PI};
 use std::str::FromStr;
 
 use burn::tensor::{Tensor, activation};
-use smoke_burn::{Activations, Place};
+use smoke_burn::{Activations, Place, Weights};
 
-use super::host::{exp, for_each_chunk, for_each_chunk_pair};
+use super::host::{exp, for_each_chunk, for_each_chunk_pair, for_each_row_pair};
 use crate::error::ModelError;
 
 /// The non-linearity of an MLP, by its name in `config.json`.
@@ -52,6 +52,26 @@ impl Activation {
             (Place::Device(gate), Place::Device(up)) => Activations::from_tensor(self.on_device(gate) * up),
             _ => panic!("activations on different devices"),
         }
+    }
+
+    /// Applies it to the first half of every row and multiplies by the second.
+    ///
+    /// # Panics
+    /// If the number of features is odd.
+    pub fn gate_halves(self, weights: &Weights, x: &Activations) -> Activations {
+        assert!(x.features().is_multiple_of(2), "{} features have no halves", x.features());
+        let half = x.features() / 2;
+        let Some(values) = x.on_host() else {
+            return self.gate(x.slice_features(weights, 0..half), x.slice_features(weights, half..2 * half));
+        };
+        let mut gated = weights.floats(x.rows() * half);
+        for_each_row_pair(&mut gated, half, values, 2 * half, |gated, both| {
+            let (gate, up) = both.split_at(half);
+            gated.copy_from_slice(gate);
+            let mut up = up.iter();
+            self.for_each(gated, |gate, activated| *gate = activated * up.next().expect("as many as gates"));
+        });
+        Activations::from_host(gated, half)
     }
 
     /// The match is outside of the loop, so that the compiler can make vectors of it.

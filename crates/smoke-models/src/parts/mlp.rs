@@ -70,11 +70,7 @@ pub struct FusedGatedMlp {
 impl FeedForward for FusedGatedMlp {
     /// `down(activation(gate(x)) · up(x))`.
     fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, ModelError> {
-        let inner = self.down.inputs();
         let both = self.gate_up.forward(weights, x)?;
-        let gate = both.slice_features(weights, 0..inner);
-        let up = both.slice_features(weights, inner..2 * inner);
-        drop(both);
-        Ok(self.down.forward(weights, &self.activation.gate(gate, up))?)
+        Ok(self.down.forward(weights, &self.activation.gate_halves(weights, &both))?)
     }
 }
