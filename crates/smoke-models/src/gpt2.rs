@@ -75,7 +75,7 @@ pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder
 pub(crate) fn sizes(model: &Blueprint<'_, '_>, architecture: &'static str) -> Result<LmConfig, ModelError> {
     let config = model.config();
     let (hidden, heads) = (config.count("n_embd")?, config.count("n_head")?);
-    if hidden % heads != 0 {
+    if !hidden.is_multiple_of(heads) {
         return Err(config.invalid(format!("{hidden} features cannot be shared by {heads} attention heads evenly")));
     }
     Ok(LmConfig {

@@ -21,7 +21,7 @@ pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder
     let options = model.config();
     let (hidden, inner) = (config.hidden, config.intermediate);
     let turned = options.count("rotary_dim")?;
-    if turned % 2 != 0 || turned > config.head_dim {
+    if !turned.is_multiple_of(2) || turned > config.head_dim {
         let reason = format!("key `rotary_dim` is {turned}, but heads have {} elements", config.head_dim);
         return Err(options.invalid(reason));
     }

@@ -48,10 +48,11 @@ impl RopeDefaults {
     /// [`ModelError`] if a value is missing or invalid, or the kind of scaling is unknown.
     pub fn read_local(self, model: &Blueprint<'_, '_>, key: &str) -> Result<Rotary, ModelError> {
         let config = model.config();
-        if let Some(parameters) = config.section("rope_parameters")? {
-            if parameters.section(LayerKind::Sliding.name())?.is_some() {
-                return self.read(model, LayerKind::Sliding);
-            }
+        let parameters = config.section("rope_parameters")?;
+        if let Some(parameters) = parameters
+            && parameters.section(LayerKind::Sliding.name())?.is_some()
+        {
+            return self.read(model, LayerKind::Sliding);
         }
         let turned = (self.head_dim as f64 * self.turned) as usize;
         self.rotary(config, config.positive_or(key, 10_000.0)?, turned, RopeScaling::None)
@@ -112,7 +113,7 @@ impl RopeDefaults {
 
     fn rotary(self, config: &Config, theta: f64, turned: usize, scaling: RopeScaling) -> Result<Rotary, ModelError> {
         let Self { head_dim, pairing, .. } = self;
-        if turned % 2 != 0 || !(2..=head_dim).contains(&turned) {
+        if !turned.is_multiple_of(2) || !(2..=head_dim).contains(&turned) {
             return Err(config.invalid(format!("{turned} of {head_dim} elements of a head cannot be turned in pairs")));
         }
         if !(theta > 1.0 && theta.is_finite()) {
@@ -225,4 +226,110 @@ fn factors(checkpoint: &Checkpoint, name: &str, len: usize, gguf: &Config) -> Re
     checkpoint.read_at(info.extent, &mut bytes).map_err(|error| gguf.invalid(error.to_string()))?;
     let floats = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     Ok(Some(floats.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(config: &Value, kind: LayerKind) -> Result<Rotary, ModelError> {
+        RopeDefaults::new(8).read_json(&Config::parse(Path::new("config.json"), &config.to_string())?, kind)
+    }
+
+    /// Magnitudes are those that Transformers' formulas give, computed anew in Python.
+    #[test]
+    fn both_styles_say_the_same() {
+        let yarn = |magnitude| RopeScaling::Yarn {
+            factor: 4.0,
+            fast_turns: 32.0,
+            slow_turns: 1.0,
+            whole_pairs: true,
+            original_context: 2048.0,
+            magnitude,
+        };
+        let long_rope = |magnitude| RopeScaling::LongRope {
+            short_factors: vec![1.0, 1.1, 1.2, 1.3],
+            long_factors: vec![2.0, 3.0, 4.0, 5.0],
+            original_context: 4096,
+            magnitude,
+        };
+        let factors = |more: Value| {
+            let mut all = json!({"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 5.0]});
+            all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            all
+        };
+        let cases = [
+            (json!({"rope_type": "default"}), json!({}), RopeScaling::None),
+            (json!({"type": "linear", "factor": 4}), json!({}), RopeScaling::Linear { factor: 4.0 }),
+            (
+                json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}),
+                json!({}),
+                yarn(1.138_629_436_111_989),
+            ),
+            (
+                json!({"type": "yarn", "factor": 4.0}),
+                json!({"max_position_embeddings": 2048}),
+                yarn(1.138_629_436_111_989),
+            ),
+            (
+                json!({"rope_type": "yarn", "factor": 4.0, "attention_factor": 0.5}),
+                json!({"original_max_position_embeddings": 2048}),
+                yarn(0.5),
+            ),
+            (
+                factors(json!({"type": "longrope"})),
+                json!({"original_max_position_embeddings": 4096}),
+                long_rope(1.190_238_071_423_808_3),
+            ),
+            (
+                factors(json!({"rope_type": "longrope", "factor": 32.0, "original_max_position_embeddings": 4096})),
+                json!({}),
+                long_rope(1.190_238_071_423_808_3),
+            ),
+            (
+                factors(json!({"type": "su", "attention_factor": 1.25})),
+                json!({"max_position_embeddings": 4096}),
+                long_rope(1.25),
+            ),
+        ];
+        for (scaling, mut config, expected) in cases {
+            let positions = config.as_object_mut().unwrap().entry("max_position_embeddings").or_insert(131_072.into());
+            assert!(positions.is_number());
+            let mut older = config.clone();
+            older["rope_scaling"] = scaling.clone();
+            older["rope_theta"] = 1e6.into();
+            let mut newer = config.clone();
+            newer["rope_parameters"] = scaling.clone();
+            newer["rope_parameters"]["rope_theta"] = 1e6.into();
+            let mut by_kind = config.clone();
+            by_kind["rope_parameters"] = json!({"full_attention": newer["rope_parameters"], "sliding_attention": {}});
+            for config in [older, newer, by_kind] {
+                let rotary = read(&config, LayerKind::Full).unwrap();
+                assert_eq!((&rotary.scaling, rotary.theta, rotary.turned), (&expected, 1e6, 8), "{config}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_magnitudes_of_yarn_are_divided() {
+        let scaling = json!({"type": "yarn", "factor": 40.0, "mscale": 0.707, "mscale_all_dim": 1.0});
+        let rotary = read(&json!({"rope_scaling": scaling, "max_position_embeddings": 4096}), LayerKind::Full).unwrap();
+        assert!((rotary.scaling.magnitude() - 0.921_042_355_316_339_9).abs() < 1e-12, "{rotary:?}");
+    }
+
+    #[test]
+    fn layers_of_two_kinds_may_be_turned_differently() {
+        let config = json!({"rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6, "partial_rotary_factor": 0.5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        }});
+        let full = read(&config, LayerKind::Full).unwrap();
+        assert_eq!((full.theta, full.turned, full.scaling), (1e6, 4, RopeScaling::Linear { factor: 8.0 }));
+        let sliding = read(&config, LayerKind::Sliding).unwrap();
+        assert_eq!((sliding.theta, sliding.turned, sliding.scaling), (1e4, 8, RopeScaling::None));
+    }
 }
