@@ -94,6 +94,12 @@ fn what_is_not_supported_is_refused_by_the_name_of_its_key() {
         ("llama", "rope_scaling", json!({"rope_type": "proportional"}), "key `rope_type` is `proportional`"),
         ("llama", "rope_scaling", json!({"rope_type": "linear"}), "key `factor` is missing"),
         ("llama", "rope_scaling", json!({"type": "linear", "factor": 0.0}), "key `factor` is 0"),
+        (
+            "llama",
+            "rope_scaling",
+            json!({"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0}),
+            "key `original_max_position_embeddings` is 0",
+        ),
         ("llama", "rope_theta", json!(-1.0), "key `rope_theta` is -1"),
         ("llama", "num_key_value_heads", json!(3), "4 attention heads cannot share 3 key-value heads evenly"),
         ("llama", "hidden_size", json!("wide"), "key `hidden_size`"),
@@ -113,6 +119,7 @@ fn what_is_not_supported_is_refused_by_the_name_of_its_key() {
         ("phi3", "partial_rotary_factor", json!(2.0), "32 of 16 elements of a head"),
         ("mistral", "hidden_act", json!("gelu_10"), "key `hidden_act`: activation `gelu_10`"),
         ("gemma2", "hidden_activation", json!("gelu_10"), "key `hidden_activation`: activation `gelu_10`"),
+        ("gemma2", "attn_logit_softcapping", json!(0.0), "key `attn_logit_softcapping` is 0"),
         ("gemma3", "use_bidirectional_attention", json!(true), "key `use_bidirectional_attention` is true"),
         ("gemma3", "model_type", json!("gemma9"), "architecture `gemma9` is not supported; supported: "),
     ];

@@ -136,23 +136,33 @@ impl Config {
         self.plausible(key, count)
     }
 
-    /// A number that is divided by, or `default` where it is absent.
+    /// A number above zero, or `None` where it is absent or null.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if it is not above zero, or infinite.
+    pub fn optional_positive(&self, key: &str) -> Result<Option<f64>, ModelError> {
+        match self.optional::<f64>(key)? {
+            Some(value) if !(value > 0.0 && value.is_finite()) => {
+                Err(self.invalid(format!("key `{}` is {value}", self.key(key))))
+            }
+            value => Ok(value),
+        }
+    }
+
+    /// A number above zero, or `default` where it is absent.
     ///
     /// # Errors
     /// [`ModelError::Config`] if it is not above zero, or infinite.
     pub fn positive_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
-        let value = self.or(key, default)?;
-        let positive = value > 0.0 && value.is_finite();
-        if positive { Ok(value) } else { Err(self.invalid(format!("key `{}` is {value}", self.key(key)))) }
+        Ok(self.optional_positive(key)?.unwrap_or(default))
     }
 
-    /// A number that is divided by.
+    /// A number above zero.
     ///
     /// # Errors
     /// [`ModelError::Config`] if it is absent, not above zero, or infinite.
     pub fn positive(&self, key: &str) -> Result<f64, ModelError> {
-        let value = self.required(key)?;
-        self.positive_or(key, value)
+        self.optional_positive(key)?.ok_or_else(|| self.invalid(format!("key `{}` is missing", self.key(key))))
     }
 
     /// How many tokens back a layer looks, itself among them; none where the key is absent, or 0 as GGUF files say it.

@@ -64,13 +64,13 @@ pub fn place_gemma3(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<
 
 /// Of every `pattern` layers the last sees everything.
 fn place(
-    mut model: Blueprint<'_, '_>,
+    model: Blueprint<'_, '_>,
     config: LmConfig,
     views: Vec<View>,
     pattern: usize,
     attention_options: AttentionOptions,
 ) -> Result<Decoder, ModelError> {
-    model = model.assume([("tie_word_embeddings", true.into())]);
+    let mut model = model.assume([("tie_word_embeddings", true.into())]);
     let options = model.config();
     options.only("use_bidirectional_attention", &[false.into()])?;
     let kinds = LayerKind::of_layers(options, config.layers, |layer| {
@@ -78,8 +78,8 @@ fn place(
     })?;
     let bias = Bias::when(options.or("attention_bias", false)?);
     let scale = query_scalar(options, &config)?.powf(-0.5);
-    let softcap = options.optional("attn_logit_softcapping")?;
-    let logit_softcap = options.optional("final_logit_softcapping")?;
+    let softcap = options.optional_positive("attn_logit_softcapping")?;
+    let logit_softcap = options.optional_positive("final_logit_softcapping")?.map(|cap| cap as f32);
     let activation = options.activation("hidden_activation", "gelu_pytorch_tanh")?;
     let frame = decoder(&mut model, config, views, |model, config, layer| {
         let name = |part: &str| format!("layers.{layer}.{part}");

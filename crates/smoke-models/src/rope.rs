@@ -136,10 +136,11 @@ fn scaling(parameters: &Config, json: &Config) -> Result<RopeScaling, ModelError
         Some(kind) => kind,
         None => parameters.or("type", "default".to_owned())?,
     };
+    const ORIGINAL: &str = "original_max_position_embeddings";
     let context = || json.count("max_position_embeddings");
-    let original_context = || match parameters.optional("original_max_position_embeddings")? {
-        Some(tokens) => Ok(tokens),
-        None => json.or("original_max_position_embeddings", context()?),
+    let original_context = || match parameters.optional::<usize>(ORIGINAL)? {
+        Some(_) => parameters.count(ORIGINAL),
+        None => json.count_or(ORIGINAL, context()?),
     };
     match kind.as_str() {
         // NTK scaling that follows the length changes nothing up to `max_position_embeddings`, and longer rows are refused.
@@ -161,12 +162,12 @@ fn scaling(parameters: &Config, json: &Config) -> Result<RopeScaling, ModelError
         }
         "yarn" => {
             let original_context = original_context()?;
-            let factor = match parameters.optional("factor")? {
-                None => context()? as f64 / original_context.max(1) as f64,
+            let factor = match parameters.optional_positive("factor")? {
+                None => context()? as f64 / original_context as f64,
                 Some(factor) => factor,
             };
             Ok(RopeScaling::Yarn {
-                factor: parameters.positive_or("factor", factor)?,
+                factor,
                 fast_turns: parameters.positive_or("beta_fast", 32.0)?,
                 slow_turns: parameters.positive_or("beta_slow", 1.0)?,
                 whole_pairs: parameters.or("truncate", true)?,
@@ -177,11 +178,10 @@ fn scaling(parameters: &Config, json: &Config) -> Result<RopeScaling, ModelError
         "longrope" | "su" => {
             let original_context = original_context()?;
             // A context beside the scaling outweighs a factor inside it.
-            let stretched =
-                match (json.optional::<usize>("original_max_position_embeddings")?, parameters.optional("factor")?) {
-                    (None, Some(factor)) => factor,
-                    _ => context()? as f64 / original_context.max(1) as f64,
-                };
+            let stretched = match (json.optional::<usize>(ORIGINAL)?, parameters.optional_positive("factor")?) {
+                (None, Some(factor)) => factor,
+                _ => context()? as f64 / original_context as f64,
+            };
             let magnitude = long_rope_magnitude(stretched, original_context);
             Ok(RopeScaling::LongRope {
                 short_factors: parameters.required("short_factor")?,
