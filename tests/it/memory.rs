@@ -2,8 +2,12 @@
 
 use std::process::Command;
 
-use smoke_runtime::{AtEnd, GenerateOptions, Prompt, Runtime};
+use smoke_runtime::models::Want;
+use smoke_runtime::models::parts::{KvCache, KvEncoding};
+use smoke_runtime::{AtEnd, DeviceKind, GenerateOptions, Prompt, Runtime};
 use smoke_tests::smollm2;
+
+use crate::golden_models::GOLDEN_MODELS;
 
 /// Names the budget in bytes for the child process.
 const BUDGET: &str = "SMOKE_TEST_CHILD_BUDGET";
@@ -43,5 +47,31 @@ fn resident_memory_grows_by_no_more_than_the_budget_and_64_mib() {
         let growth: u64 = growth.parse().unwrap();
         assert!(growth <= budget + (64 << 20), "{growth} bytes with a budget of {budget}");
         assert!(growth >= budget / 2, "{growth} bytes cannot hold what a budget of {budget} was spent on");
+    }
+}
+
+/// A pass takes no more memory for activations than is planned for it, and not much less, whatever the architecture.
+#[test]
+fn activations_take_what_was_planned() {
+    for model in GOLDEN_MODELS {
+        let runtime = model.open(400);
+        let (config, weights) = (runtime.config(), runtime.weights());
+        for (batch, tokens, want) in [
+            (1, 1, Want::LastLogits),
+            (1, 17, Want::LastLogits),
+            (2, 60, Want::LastLogits),
+            (1, 120, Want::AllLogits),
+            (2, 17, Want::HiddenStates),
+        ] {
+            let mut cache = KvCache::new(config.kv_shape(KvEncoding::F32), tokens, vec![0; batch], weights).unwrap();
+            weights.release();
+            let ids = vec![7; batch * tokens];
+            let output = runtime.model().forward(weights, &ids, &mut cache, want).unwrap();
+            let taken = weights.activation_bytes();
+            drop(output);
+            let planned = config.activation_bytes(DeviceKind::Cpu, batch, tokens, tokens, want);
+            assert!(taken <= planned, "{model:?}, {batch} x {tokens}, {want:?}: {taken} bytes, planned {planned}");
+            assert!(planned <= 8 * taken, "{model:?}, {batch} x {tokens}, {want:?}: {taken} bytes, planned {planned}");
+        }
     }
 }

@@ -1,20 +1,16 @@
 //! The same models on a GPU, or on a processor that plays one.
 
-use smoke_runtime::{AtEnd, DeviceKind, GenerateOptions, Prompt, Runtime};
-use smoke_tests::{Goldens, asset};
+use smoke_runtime::DeviceKind;
 
-use crate::tiny_models::check_logits_and_hidden_states;
+use crate::golden_models::GOLDEN_MODELS;
+use crate::tiny_models::{check_greedy_tokens, check_logits_and_hidden_states};
 
 #[test]
 fn tiny_models_equal_transformers_on_wgpu() {
-    for name in ["llama", "llama-tied", "llama3-rope", "gpt2"] {
-        let path = asset(&format!("tiny/{name}"));
-        let goldens = Goldens::read(&format!("tiny/{name}/goldens.safetensors"));
-        let runtime = Runtime::builder(&path).memory("2MB").device(DeviceKind::Wgpu).open().unwrap();
-        check_logits_and_hidden_states(&runtime, &goldens, name);
-        let expected = goldens.ids("greedy");
-        let options = GenerateOptions { max_tokens: expected.len(), at_end: AtEnd::Ignore, ..Default::default() };
-        let tokens = runtime.generate(Prompt::Tokens(goldens.ids("input_ids")), options).unwrap();
-        assert_eq!(tokens.map(|token| token.unwrap().id).collect::<Vec<_>>(), expected, "{name}");
+    for model in GOLDEN_MODELS.iter().filter(|model| model.wgpu) {
+        let runtime = model.builder().memory("2MB").device(DeviceKind::Wgpu).open().unwrap();
+        let (goldens, name) = (model.goldens(), format!("{model:?} on wgpu"));
+        check_logits_and_hidden_states(&runtime, &goldens, &name);
+        check_greedy_tokens(&runtime, &goldens, &name);
     }
 }

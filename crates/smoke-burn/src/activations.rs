@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{DType, Tensor, TensorData};
@@ -117,22 +118,44 @@ impl Activations {
         }
     }
 
+    /// Multiplies every element by `factor`.
+    pub fn scale(&mut self, factor: f32) {
+        match &mut self.store {
+            Store::Host(floats) => floats.iter_mut().for_each(|x| *x *= factor),
+            Store::Device(tensor) => **tensor = (**tensor).clone() * factor,
+        }
+    }
+
     /// The features in `range` of every row.
     ///
     /// # Panics
     /// If there are not so many.
     pub fn slice_features(&self, weights: &Weights, range: Range<usize>) -> Self {
-        let features = range.len();
+        self.slice_groups(weights, self.features, range)
+    }
+
+    /// The features in `range` of every `group` features of every row, side by side.
+    ///
+    /// # Panics
+    /// If a group has not so many, or the features are no whole number of groups.
+    pub fn slice_groups(&self, weights: &Weights, group: usize, range: Range<usize>) -> Self {
+        assert!(self.features.is_multiple_of(group.max(1)), "{} features are no groups of {group}", self.features);
+        let groups = self.features / group.max(1);
+        let (len, features) = (range.len(), groups * range.len());
         match &self.store {
             Store::Host(floats) => {
                 let mut out = weights.floats(self.rows * features);
-                let rows = floats.chunks_exact(self.features.max(1));
-                for (out, row) in out.chunks_exact_mut(features.max(1)).zip(rows) {
-                    out.copy_from_slice(&row[range.clone()]);
+                let parts = floats.chunks_exact(group.max(1));
+                for (out, part) in out.chunks_exact_mut(len.max(1)).zip(parts) {
+                    out.copy_from_slice(&part[range.clone()]);
                 }
                 Self::from_host(out, features)
             }
-            Store::Device(tensor) => Self::from_tensor((**tensor).clone().slice([0..self.rows, range])),
+            Store::Device(tensor) => {
+                let parts: Tensor<3> = (**tensor).clone().reshape([self.rows, groups, group]);
+                let parts = parts.slice([0..self.rows, 0..groups, range]);
+                Self::from_tensor(parts.reshape([self.rows, features]))
+            }
         }
     }
 
@@ -230,6 +253,8 @@ impl fmt::Debug for Floats {
 #[derive(Clone, Default)]
 pub(crate) struct FloatPool {
     spare: Arc<Mutex<Vec<Vec<f32>>>>,
+    /// What there is, lent and spare.
+    floats: Arc<AtomicUsize>,
 }
 
 impl FloatPool {
@@ -242,13 +267,26 @@ impl FloatPool {
         let outgrown = || spare.iter().enumerate().max_by_key(|(_, values)| values.len()).map(|(place, _)| place);
         let taken = best.or_else(outgrown).map(|place| spare.swap_remove(place));
         drop(spare);
-        let values = taken.filter(|values| values.len() >= len).unwrap_or_else(|| vec![0.0; rounded(len)]);
+        let values = match taken {
+            Some(values) if values.len() >= len => values,
+            outgrown => {
+                self.floats.fetch_sub(outgrown.map_or(0, |values| values.len()), Ordering::Relaxed);
+                self.floats.fetch_add(rounded(len), Ordering::Relaxed);
+                vec![0.0; rounded(len)]
+            }
+        };
         Floats { values, len, lender: self.clone() }
     }
 
     /// Frees what is not lent.
     pub(crate) fn clear(&self) {
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+        let spare = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
+        self.floats.fetch_sub(spare.iter().map(Vec::len).sum(), Ordering::Relaxed);
+    }
+
+    /// Bytes of what there is, lent and spare.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.floats.load(Ordering::Relaxed) * size_of::<f32>()) as u64
     }
 
     fn take_back(&self, values: Vec<f32>) {
@@ -280,7 +318,10 @@ mod tests {
             drop(pool.lend(len));
         }
         assert_eq!(pool.spare.lock().unwrap().len(), 2);
+        let floats: usize = pool.spare.lock().unwrap().iter().map(Vec::len).sum();
+        assert_eq!(pool.bytes(), 4 * floats as u64);
         pool.clear();
         assert!(pool.spare.lock().unwrap().is_empty());
+        assert_eq!(pool.bytes(), 0);
     }
 }

@@ -133,6 +133,12 @@ impl Weights {
         self.shared.floats.lend(len)
     }
 
+    /// Bytes of the memory that [`floats`](Self::floats) lends, in use and spare: the most that was lent at one time since
+    /// [`release`](Self::release).
+    pub fn activation_bytes(&self) -> u64 {
+        self.shared.floats.bytes()
+    }
+
     /// Lends `use_them` a tensor's elements as floats on the host: in place where they are stored as `f32`, else
     /// decoded.
     ///

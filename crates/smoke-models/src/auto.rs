@@ -7,9 +7,8 @@ use smoke_storage::{Checkpoint, Format};
 
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::gpt2::Gpt2;
-use crate::llama::Llama;
 use crate::model::CausalLm;
+use crate::{gemma, gpt_neox, gpt2, gptj, llama, mistral, phi3, qwen};
 
 /// Reads a checkpoint's configuration and places its weights.
 pub type Place = fn(&Checkpoint, &mut Layout<'_>) -> Result<Box<dyn CausalLm>, ModelError>;
@@ -37,14 +36,35 @@ impl From<Format> for Description {
 
 impl Default for AutoModel {
     fn default() -> Self {
-        let llama: Place = |checkpoint, layout| Ok(Box::new(Llama::place(checkpoint, layout)?));
-        let gpt2: Place = |checkpoint, layout| Ok(Box::new(Gpt2::place(checkpoint, layout)?));
+        let architectures: [(Format, &str, Place); 19] = [
+            (Format::Safetensors, "gemma2", |checkpoint, layout| {
+                Ok(Box::new(gemma::place_gemma2(checkpoint, layout)?))
+            }),
+            (Format::Safetensors, "gemma3", |checkpoint, layout| {
+                Ok(Box::new(gemma::place_gemma3(checkpoint, layout)?))
+            }),
+            (Format::Safetensors, "gemma3_text", |checkpoint, layout| {
+                Ok(Box::new(gemma::place_gemma3(checkpoint, layout)?))
+            }),
+            (Format::Safetensors, "gpt2", |checkpoint, layout| Ok(Box::new(gpt2::place(checkpoint, layout)?))),
+            (Format::Safetensors, "gpt_neox", |checkpoint, layout| Ok(Box::new(gpt_neox::place(checkpoint, layout)?))),
+            (Format::Safetensors, "gptj", |checkpoint, layout| Ok(Box::new(gptj::place(checkpoint, layout)?))),
+            (Format::Safetensors, "llama", |checkpoint, layout| Ok(Box::new(llama::place(checkpoint, layout)?))),
+            (Format::Safetensors, "mistral", |checkpoint, layout| Ok(Box::new(mistral::place(checkpoint, layout)?))),
+            (Format::Safetensors, "phi3", |checkpoint, layout| Ok(Box::new(phi3::place(checkpoint, layout)?))),
+            (Format::Safetensors, "qwen2", |checkpoint, layout| Ok(Box::new(qwen::place_qwen2(checkpoint, layout)?))),
+            (Format::Safetensors, "qwen3", |checkpoint, layout| Ok(Box::new(qwen::place_qwen3(checkpoint, layout)?))),
+            (Format::Gguf, "gemma2", |checkpoint, layout| Ok(Box::new(gemma::place_gemma2(checkpoint, layout)?))),
+            (Format::Gguf, "gemma3", |checkpoint, layout| Ok(Box::new(gemma::place_gemma3(checkpoint, layout)?))),
+            (Format::Gguf, "gpt2", |checkpoint, layout| Ok(Box::new(gpt2::place(checkpoint, layout)?))),
+            (Format::Gguf, "gptneox", |checkpoint, layout| Ok(Box::new(gpt_neox::place(checkpoint, layout)?))),
+            (Format::Gguf, "phi3", |checkpoint, layout| Ok(Box::new(phi3::place(checkpoint, layout)?))),
+            (Format::Gguf, "qwen2", |checkpoint, layout| Ok(Box::new(qwen::place_qwen2(checkpoint, layout)?))),
+            (Format::Gguf, "qwen3", |checkpoint, layout| Ok(Box::new(qwen::place_qwen3(checkpoint, layout)?))),
+            (Format::Gguf, "llama", |checkpoint, layout| Ok(Box::new(llama::place(checkpoint, layout)?))),
+        ];
         let none = Self { architectures: BTreeMap::new() };
-        none.with(Format::Safetensors, "llama", llama).with(Format::Gguf, "llama", llama).with(
-            Format::Safetensors,
-            "gpt2",
-            gpt2,
-        )
+        architectures.into_iter().fold(none, |known, (format, name, place)| known.with(format, name, place))
     }
 }
 

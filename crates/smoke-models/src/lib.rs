@@ -9,17 +9,30 @@
 #![forbid(unsafe_code)]
 
 mod auto;
+mod blueprint;
 mod config;
+mod decoder;
 mod error;
-mod gpt2;
-mod llama;
+pub mod gemma;
+mod gguf;
+pub mod gpt2;
+pub mod gpt_neox;
+pub mod gptj;
+mod layer_kinds;
+pub mod llama;
+pub mod mistral;
 mod model;
 pub mod parts;
+pub mod phi3;
+pub mod qwen;
+mod rope;
 pub mod text;
 
 pub use auto::{AutoModel, Place};
+pub use blueprint::{Bias, Blueprint};
 pub use config::Config;
+pub use decoder::{Decoder, DecoderLayer, Pass, PassView, View};
 pub use error::ModelError;
-pub use gpt2::Gpt2;
-pub use llama::Llama;
+pub use layer_kinds::LayerKind;
 pub use model::{CausalLm, LmConfig, Output, Want};
+pub use rope::RopeDefaults;

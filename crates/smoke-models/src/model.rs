@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use smoke_burn::{Activations, DeviceKind, Weights};
 
+use crate::config::Config;
 use crate::error::ModelError;
 use crate::parts::{KvCache, KvEncoding, KvShape, scratch_floats};
 
@@ -68,6 +69,37 @@ pub struct LmConfig {
 }
 
 impl LmConfig {
+    /// Reads the sizes by the keys that most architectures share.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if one is missing, or they contradict each other.
+    pub fn read(config: &Config, architecture: &'static str) -> Result<Self, ModelError> {
+        let (heads, hidden) = (config.count("num_attention_heads")?, config.count("hidden_size")?);
+        let sizes = Self {
+            architecture,
+            vocabulary: config.count("vocab_size")?,
+            hidden,
+            intermediate: config.count("intermediate_size")?,
+            layers: config.count("num_hidden_layers")?,
+            heads,
+            kv_heads: config.count_or("num_key_value_heads", heads)?,
+            head_dim: config.count_or("head_dim", hidden / heads)?,
+            max_positions: config.count_or("max_position_embeddings", 2048)?,
+        };
+        let Self { kv_heads, .. } = sizes;
+        if heads % kv_heads != 0 {
+            return Err(
+                config.invalid(format!("{heads} attention heads cannot share {kv_heads} key-value heads evenly"))
+            );
+        }
+        Ok(sizes)
+    }
+
+    /// 1/√head_dim, the usual scale of attention scores.
+    pub(crate) fn attention_scale(&self) -> f64 {
+        (self.head_dim as f64).powf(-0.5)
+    }
+
     /// The sizes of a cache for the model's keys and values.
     pub fn kv_shape(&self, encoding: KvEncoding) -> KvShape {
         KvShape { layers: self.layers, heads: self.kv_heads, head_dim: self.head_dim, encoding }
@@ -88,11 +120,12 @@ impl LmConfig {
                 let queries = tokens * self.heads / self.kv_heads;
                 scratch_floats(batch * self.kv_heads, queries, context, self.head_dim)
             }
-            // Scores, masked scores, probabilities, and the mask.
-            _ => 3 * batch * self.heads * tokens * context + batch * tokens * context,
+            // Scores, masked scores, probabilities, and the masks of layers that see everything and that see a window.
+            _ => 3 * batch * self.heads * tokens * context + 2 * batch * tokens * context,
         };
-        // What a layer needs one after another is all kept, for the next layer to use again.
-        let layer = count * (3 * self.hidden + self.head_dim + head_features + 3 * self.intermediate);
+        // What a layer needs one after another is all kept, for the next layer to use again; the rotations of two kinds of
+        // layers are kept throughout.
+        let layer = count * (3 * self.hidden + 2 * self.head_dim + head_features + 3 * self.intermediate);
         floats(layer + attention + logit_rows * (self.hidden + 3 * self.vocabulary) + hidden_states)
     }
 

@@ -2,9 +2,9 @@ use std::f32::consts::{FRAC_1_SQRT_2, PI};
 use std::str::FromStr;
 
 use burn::tensor::{Tensor, activation};
-use smoke_burn::{Activations, Place};
+use smoke_burn::{Activations, Place, Weights};
 
-use super::host::{exp, for_each_chunk, for_each_chunk_pair};
+use super::host::{exp, for_each_chunk, for_each_chunk_pair, for_each_row_pair};
 use crate::error::ModelError;
 
 /// The non-linearity of an MLP, by its name in `config.json`.
@@ -54,6 +54,26 @@ impl Activation {
         }
     }
 
+    /// Applies it to the first half of every row and multiplies by the second.
+    ///
+    /// # Panics
+    /// If the number of features is odd.
+    pub fn gate_halves(self, weights: &Weights, x: &Activations) -> Activations {
+        assert!(x.features().is_multiple_of(2), "{} features have no halves", x.features());
+        let half = x.features() / 2;
+        let Some(values) = x.on_host() else {
+            return self.gate(x.slice_features(weights, 0..half), x.slice_features(weights, half..2 * half));
+        };
+        let mut gated = weights.floats(x.rows() * half);
+        for_each_row_pair(&mut gated, half, values, 2 * half, |gated, both| {
+            let (gate, up) = both.split_at(half);
+            gated.copy_from_slice(gate);
+            let mut up = up.iter();
+            self.for_each(gated, |gate, activated| *gate = activated * up.next().expect("as many as gates"));
+        });
+        Activations::from_host(gated, half)
+    }
+
     /// The match is outside of the loop, so that the compiler can make vectors of it.
     fn for_each(self, x: &mut [f32], mut write: impl FnMut(&mut f32, f32)) {
         match self {
@@ -61,8 +81,7 @@ impl Activation {
             Self::Gelu => x.iter_mut().for_each(|x| write(x, 0.5 * *x * (1.0 + libm::erff(*x * FRAC_1_SQRT_2)))),
             Self::GeluTanh => x.iter_mut().for_each(|x| {
                 let inner = (2.0 / PI).sqrt() * (*x + 0.044_715 * *x * *x * *x);
-                // tanh(a) = 1 - 2 / (exp(2a) + 1)
-                write(x, *x * (1.0 - 1.0 / (exp(2.0 * inner) + 1.0)));
+                write(x, 0.5 * *x * (1.0 + tanh(inner)));
             }),
             Self::Relu => x.iter_mut().for_each(|x| write(x, x.max(0.0))),
         }
@@ -82,14 +101,31 @@ impl Activation {
     }
 }
 
+/// `cap · tanh(x / cap)` of every element: nearly `x` where it is small, and never beyond ± `cap` (Gemma 2, 2024).
+pub fn softcap(x: Activations, cap: f32) -> Activations {
+    let features = x.features();
+    match x.place() {
+        Place::Host(mut x) => {
+            for_each_chunk(&mut x, |x| x.iter_mut().for_each(|x| *x = cap * tanh(*x / cap)));
+            Activations::from_host(x, features)
+        }
+        Place::Device(x) => Activations::from_tensor((x / cap).tanh() * cap),
+    }
+}
+
+/// `1 - 2 / (exp(2x) + 1)`.
+fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
+}
+
 impl FromStr for Activation {
     type Err = ModelError;
 
     fn from_str(name: &str) -> Result<Self, ModelError> {
         match name {
             "silu" | "swish" => Ok(Self::Silu),
-            "gelu" => Ok(Self::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
+            "gelu" | "gelu_python" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
             _ => Err(ModelError::unsupported("activation", name, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu")),
         }

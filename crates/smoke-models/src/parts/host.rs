@@ -19,6 +19,21 @@ pub(super) fn for_each_chunk_pair(x: &mut [f32], y: &[f32], f: impl Fn(&mut [f32
     }
 }
 
+/// Calls `f` for each row of `x`, of `x_len` elements, with the row of `y` in its place, of `y_len`.
+pub(super) fn for_each_row_pair(
+    x: &mut [f32],
+    x_len: usize,
+    y: &[f32],
+    y_len: usize,
+    f: impl Fn(&mut [f32], &[f32]) + Sync,
+) {
+    if x.len() <= 2 * CHUNK {
+        x.chunks_exact_mut(x_len).zip(y.chunks_exact(y_len)).for_each(|(x, y)| f(x, y));
+    } else {
+        x.par_chunks_exact_mut(x_len).zip(y.par_chunks_exact(y_len)).for_each(|(x, y)| f(x, y));
+    }
+}
+
 /// The exponential function with a relative error below 3 · 10⁻⁷, in operations that a compiler can make vectors of:
 /// 2ⁿ · eʳ with |r| ≤ ln(2)/2, and eʳ by its Taylor polynomial of degree 7. Beyond ±87 it stays at what it is there.
 #[inline(always)]

@@ -1,7 +1,19 @@
+use std::fmt::Debug;
+
 use smoke_burn::layers::Linear;
-use smoke_burn::{Activations, WeightError, Weights};
+use smoke_burn::{Activations, Weights};
 
 use super::Activation;
+use crate::error::ModelError;
+
+/// The part of a layer that looks at each token by itself.
+pub trait FeedForward: Debug + Send + Sync {
+    /// Applies it to every row of `x`, `[tokens, hidden]`; returns the same shape.
+    ///
+    /// # Errors
+    /// [`ModelError`] if weights cannot be loaded.
+    fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, ModelError>;
+}
 
 /// Two linear layers with a non-linearity between them.
 #[derive(Clone, Debug)]
@@ -14,14 +26,11 @@ pub struct Mlp {
     pub down: Linear,
 }
 
-impl Mlp {
+impl FeedForward for Mlp {
     /// `down(activation(up(x)))`.
-    ///
-    /// # Errors
-    /// [`WeightError`] if weights cannot be loaded.
-    pub fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, WeightError> {
+    fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, ModelError> {
         let inner = self.activation.apply(self.up.forward(weights, x)?);
-        self.down.forward(weights, &inner)
+        Ok(self.down.forward(weights, &inner)?)
     }
 }
 
@@ -38,14 +47,30 @@ pub struct GatedMlp {
     pub down: Linear,
 }
 
-impl GatedMlp {
+impl FeedForward for GatedMlp {
     /// `down(activation(gate(x)) · up(x))`.
-    ///
-    /// # Errors
-    /// [`WeightError`] if weights cannot be loaded.
-    pub fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, WeightError> {
+    fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, ModelError> {
         let gate = self.gate.forward(weights, x)?;
         let up = self.up.forward(weights, x)?;
-        self.down.forward(weights, &self.activation.gate(gate, up))
+        Ok(self.down.forward(weights, &self.activation.gate(gate, up))?)
+    }
+}
+
+/// A [`GatedMlp`] whose gate and up projection are one matrix.
+#[derive(Clone, Debug)]
+pub struct FusedGatedMlp {
+    /// From the hidden size to twice the inner one: the gates, then what they multiply.
+    pub gate_up: Linear,
+    /// Applied to the gate.
+    pub activation: Activation,
+    /// Back to the hidden size.
+    pub down: Linear,
+}
+
+impl FeedForward for FusedGatedMlp {
+    /// `down(activation(gate(x)) · up(x))`.
+    fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, ModelError> {
+        let both = self.gate_up.forward(weights, x)?;
+        Ok(self.down.forward(weights, &self.activation.gate_halves(weights, &both))?)
     }
 }

@@ -4,11 +4,47 @@ use smoke_burn::{Activations, Layout, LayoutError, WeightError, Weights};
 
 use super::host::{sum, sum_of_squares};
 
+/// The norm of a layer, of either kind.
+#[derive(Clone, Debug)]
+pub enum Norm {
+    /// By the root mean square.
+    Rms(RmsNorm),
+    /// By mean and variance.
+    Layer(LayerNorm),
+}
+
+impl Norm {
+    /// Normalises every row.
+    ///
+    /// # Errors
+    /// [`WeightError`] if weights cannot be loaded.
+    pub fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, WeightError> {
+        match self {
+            Self::Rms(norm) => norm.forward(weights, x),
+            Self::Layer(norm) => norm.forward(weights, x),
+        }
+    }
+}
+
+impl From<RmsNorm> for Norm {
+    fn from(norm: RmsNorm) -> Self {
+        Self::Rms(norm)
+    }
+}
+
+impl From<LayerNorm> for Norm {
+    fn from(norm: LayerNorm) -> Self {
+        Self::Layer(norm)
+    }
+}
+
 /// Root mean square layer normalisation (Zhang and Sennrich, 2019).
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
     scale: Vector,
+    len: usize,
     epsilon: f64,
+    offset: f32,
 }
 
 impl RmsNorm {
@@ -17,10 +53,15 @@ impl RmsNorm {
     /// # Errors
     /// [`LayoutError`] if the checkpoint has no such tensor.
     pub fn place(layout: &mut Layout<'_>, name: &str, len: usize, epsilon: f64) -> Result<Self, LayoutError> {
-        Ok(Self { scale: Vector::place(layout, &format!("{name}.weight"), len)?, epsilon })
+        Ok(Self { scale: Vector::place(layout, &format!("{name}.weight"), len)?, len, epsilon, offset: 0.0 })
     }
 
-    /// Normalises every row.
+    /// Adds one to the stored scale, which Gemma's checkpoints keep near zero.
+    pub fn with_unit_offset(self) -> Self {
+        Self { offset: 1.0, ..self }
+    }
+
+    /// Normalises every `len` features of every row: the whole row, or head by head where `len` is a head's size.
     ///
     /// # Errors
     /// [`WeightError`] if the scale cannot be loaded.
@@ -28,24 +69,26 @@ impl RmsNorm {
         let Some(values) = x.on_host() else {
             return self.on_device(weights, x.tensor(weights)).map(Activations::from_tensor);
         };
-        let features = x.features();
         let mut y = weights.floats(values.len());
         self.scale.with_floats(weights, |scale| {
-            for (x, y) in values.chunks_exact(features).zip(y.chunks_exact_mut(features)) {
-                let mean_square = sum_of_squares(x) / features as f32;
+            for (x, y) in values.chunks_exact(self.len).zip(y.chunks_exact_mut(self.len)) {
+                let mean_square = sum_of_squares(x) / self.len as f32;
                 let factor = 1.0 / (mean_square + self.epsilon as f32).sqrt();
                 for ((y, x), scale) in y.iter_mut().zip(x).zip(scale) {
-                    *y = x * factor * scale;
+                    *y = x * factor * (scale + self.offset);
                 }
             }
         })?;
-        Ok(Activations::from_host(y, features))
+        Ok(Activations::from_host(y, x.features()))
     }
 
     fn on_device(&self, weights: &Weights, x: Tensor<2>) -> Result<Tensor<2>, WeightError> {
+        let [rows, features] = x.dims();
+        let x = x.reshape([rows * features / self.len, self.len]);
         let mean_square = (x.clone() * x.clone()).mean_dim(1);
         let normed = x / (mean_square + self.epsilon).sqrt();
-        Ok(normed * self.scale.tensor(weights)?)
+        let scale: Tensor<2> = self.scale.tensor(weights)?;
+        Ok((normed * (scale + self.offset)).reshape([rows, features]))
     }
 }
 

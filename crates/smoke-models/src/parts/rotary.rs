@@ -1,7 +1,9 @@
-use std::f64::consts::TAU;
+use std::ops::Range;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use smoke_burn::{Activations, Floats, Place, Weights};
+
+use super::{KvCache, RopeScaling};
 
 /// Which elements of a head are turned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,59 +14,38 @@ pub enum Pairing {
     Neighbours,
 }
 
-/// How frequencies are changed for contexts longer than those trained on.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// Every frequency divided by the factor (Chen et al., 2023).
-    Linear {
-        /// How much longer the context is.
-        factor: f64,
-    },
-    /// Low frequencies divided, high ones kept, those between blended (Llama 3.1, 2024).
-    Llama3 {
-        /// Divides the low frequencies.
-        factor: f64,
-        /// Wavelengths above `original_context / low_frequency_factor` are low frequencies.
-        low_frequency_factor: f64,
-        /// Wavelengths below `original_context / high_frequency_factor` are high frequencies.
-        high_frequency_factor: f64,
-        /// The context length trained on, in tokens.
-        original_context: f64,
-    },
-}
-
-/// Rotary position embedding (Su et al., 2021).
+/// Rotary position embedding (Su et al., 2021) of the first elements of every head.
 #[derive(Clone, Debug)]
 pub struct Rotary {
-    frequencies: Vec<f64>,
-    pairing: Pairing,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// How many of them are turned, the first ones: an even number.
+    pub turned: usize,
+    /// The base of the frequencies.
+    pub theta: f64,
+    /// How frequencies differ from the paper's.
+    pub scaling: RopeScaling,
+    /// Divisors of the frequencies, one for each pair, or none: LLaMA 3's scaling as GGUF files store it.
+    pub divisors: Vec<f32>,
+    /// Which elements are turned together.
+    pub pairing: Pairing,
 }
 
 impl Rotary {
-    /// For heads of `head_dim` elements, all of which are turned.
-    pub fn new(head_dim: usize, theta: f64, scaling: RopeScaling, pairing: Pairing) -> Self {
-        let base = |i: usize| theta.powf(-2.0 * i as f64 / head_dim as f64);
-        Self { frequencies: (0..head_dim / 2).map(|i| scaling.apply(base(i))).collect(), pairing }
-    }
-
-    /// Divides each frequency by a factor of its own, as GGUF files store scaled frequencies.
-    pub fn with_factors(mut self, factors: &[f32]) -> Self {
-        self.frequencies.iter_mut().zip(factors).for_each(|(frequency, &factor)| *frequency /= f64::from(factor));
-        self
-    }
-
-    /// The rotation of the tokens at `positions`, one for each row of activations.
-    pub fn at(&self, positions: impl Iterator<Item = u32> + Clone, weights: &Weights) -> Rotation {
-        let half = self.frequencies.len();
-        let rows = positions.clone().count();
+    /// The rotation of the next `tokens` tokens of every row of `cache`.
+    ///
+    /// Where frequencies depend on the length of the context ([`RopeScaling::LongRope`]) it is the cache's capacity that
+    /// counts: keys that were turned one way cannot be compared with queries that are turned another way.
+    pub fn next(&self, cache: &KvCache, tokens: usize, weights: &Weights) -> Rotation {
+        let mut frequencies = self.scaling.frequencies(self.turned, self.theta, cache.capacity());
+        frequencies.iter_mut().zip(&self.divisors).for_each(|(frequency, &divisor)| *frequency /= f64::from(divisor));
+        let (half, rows) = (frequencies.len(), cache.batch() * tokens);
+        let magnitude = self.scaling.magnitude();
         let table = |function: fn(f64) -> f64| {
             let mut values = weights.floats(rows * half);
-            for (position, row) in positions.clone().zip(values.chunks_exact_mut(half)) {
-                for (value, frequency) in row.iter_mut().zip(&self.frequencies) {
-                    *value = function(f64::from(position) * frequency) as f32;
+            for (position, row) in cache.next_positions(tokens).zip(values.chunks_exact_mut(half)) {
+                for (value, frequency) in row.iter_mut().zip(&frequencies) {
+                    *value = (magnitude * function(f64::from(position) * frequency)) as f32;
                 }
             }
             values
@@ -78,28 +59,7 @@ impl Rotary {
             };
             Tables::Device(Box::new([tensor(&cos), tensor(&sin)]))
         };
-        Rotation { tables, half, pairing: self.pairing }
-    }
-}
-
-impl RopeScaling {
-    fn apply(self, frequency: f64) -> f64 {
-        match self {
-            Self::None => frequency,
-            Self::Linear { factor } => frequency / factor,
-            Self::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_context } => {
-                let wavelength = TAU / frequency;
-                if wavelength < original_context / high_frequency_factor {
-                    frequency
-                } else if wavelength > original_context / low_frequency_factor {
-                    frequency / factor
-                } else {
-                    let blend = (original_context / wavelength - low_frequency_factor)
-                        / (high_frequency_factor - low_frequency_factor);
-                    (1.0 - blend) * frequency / factor + blend * frequency
-                }
-            }
-        }
+        Rotation { tables, half, head_dim: self.head_dim, pairing: self.pairing }
     }
 }
 
@@ -108,6 +68,7 @@ impl RopeScaling {
 pub struct Rotation {
     tables: Tables,
     half: usize,
+    head_dim: usize,
     pairing: Pairing,
 }
 
@@ -120,7 +81,7 @@ enum Tables {
 }
 
 impl Rotation {
-    /// Turns every head of `x`, `[rows, heads · head_dim]`.
+    /// Turns every head of `x`, `[rows, heads · head_dim]`; what is not turned stays as it is.
     ///
     /// # Panics
     /// If `x` has another number of rows than there were positions, or lies on another device.
@@ -130,8 +91,8 @@ impl Rotation {
             (Tables::Host { cos, sin }, Place::Host(mut x)) => {
                 let tables = cos.chunks_exact(self.half).zip(sin.chunks_exact(self.half));
                 for (row, (cos, sin)) in x.chunks_exact_mut(features).zip(tables) {
-                    for head in row.chunks_exact_mut(2 * self.half) {
-                        self.turn(head, cos, sin);
+                    for head in row.chunks_exact_mut(self.head_dim) {
+                        self.turn(&mut head[..2 * self.half], cos, sin);
                     }
                 }
                 Activations::from_host(x, features)
@@ -158,24 +119,30 @@ impl Rotation {
 
     fn on_device(&self, x: Tensor<2>, [cos, sin]: &[Tensor<3>; 2]) -> Tensor<2> {
         let ([rows, features], half) = (x.dims(), self.half);
-        let heads = features / (2 * half);
+        let heads = features / self.head_dim;
         let turn = |a: Tensor<3>, b: Tensor<3>| {
             let first = a.clone() * cos.clone() - b.clone() * sin.clone();
             (first, b * cos.clone() + a * sin.clone())
         };
-        match self.pairing {
+        let x: Tensor<3> = x.reshape([rows, heads, self.head_dim]);
+        let part = |range: Range<usize>| x.clone().slice([0..rows, 0..heads, range]);
+        let turned = match self.pairing {
             Pairing::Halves => {
-                let x: Tensor<3> = x.reshape([rows, heads, 2 * half]);
-                let side = |start: usize| x.clone().slice([0..rows, 0..heads, start..start + half]);
-                let (a, b) = turn(side(0), side(half));
-                Tensor::cat(vec![a, b], 2).reshape([rows, features])
+                let (a, b) = turn(part(0..half), part(half..2 * half));
+                Tensor::cat(vec![a, b], 2)
             }
             Pairing::Neighbours => {
-                let pairs: Tensor<4> = x.reshape([rows, heads, half, 2]);
+                let pairs: Tensor<4> = part(0..2 * half).reshape([rows, heads, half, 2]);
                 let side = |i: usize| pairs.clone().slice([0..rows, 0..heads, 0..half, i..i + 1]).squeeze_dim::<3>(3);
                 let (a, b) = turn(side(0), side(1));
-                Tensor::<3>::stack::<4>(vec![a, b], 3).reshape([rows, features])
+                Tensor::<3>::stack::<4>(vec![a, b], 3).reshape([rows, heads, 2 * half])
             }
-        }
+        };
+        let whole = if 2 * half == self.head_dim {
+            turned
+        } else {
+            Tensor::cat(vec![turned, part(2 * half..self.head_dim)], 2)
+        };
+        whole.reshape([rows, features])
     }
 }
