@@ -245,7 +245,7 @@ fn encoding(name: &str, kind: u32) -> Result<Encoding, FormatError> {
             return Err(FormatError::UnsupportedEncoding {
                 name: name.to_owned(),
                 encoding: format!("GGML type {kind}"),
-                supported: "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL or IQ4_XS",
+                supported: "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL or IQ4_XS",
             });
         }
     })
