@@ -112,6 +112,13 @@ impl DtypeRules {
         Some(rule.to.filter(|&to| tensor.encoding.is_real() && fits(tensor, to)).unwrap_or(tensor.encoding))
     }
 
+    /// Whether a rule names a block encoding for a matrix whose rows are no whole blocks.
+    pub(crate) fn asks_in_vain(&self, tensor: &TensorInfo) -> bool {
+        let rule = self.0.iter().find(|rule| rule.matches(&tensor.name));
+        let wanted = rule.and_then(|rule| rule.to);
+        tensor.shape.len() >= 2 && tensor.encoding.is_real() && wanted.is_some_and(|wanted| !fits(tensor, wanted))
+    }
+
     /// A rule whose pattern matches none of the names: most likely a mistake.
     pub fn unmatched<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<&DtypeRule> {
         self.0.iter().find(|rule| !names.clone().any(|name| rule.matches(name)))

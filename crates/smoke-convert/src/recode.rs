@@ -64,7 +64,8 @@ fn check_each(from: Encoding, to: Encoding, bytes: &[u8], floats: &[f32], back: 
             _ => f64::from(before),
         };
         let is_kept = to.block_elements() == 1 && !value.is_finite();
-        if !is_kept && !(value.is_finite() && after.is_finite()) {
+        let is_right = value.is_finite() && after.is_finite();
+        if !is_kept && !is_right {
             return Err(RecodeError::OutOfRange { value, to });
         }
     }
