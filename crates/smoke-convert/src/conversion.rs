@@ -207,6 +207,7 @@ impl<'a> Conversion<'a> {
                 Content::Bytes(bytes) => {
                     new.write_at(bytes, start).map_err(io)?;
                     *done += bytes.len() as u64;
+                    progress(*done);
                     continue;
                 }
             };

@@ -19,8 +19,8 @@ pub(crate) struct Scratch {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(crate) enum RecodeError {
     /// A number that the new encoding has not.
-    #[error("it holds {value:e}, which {to} cannot hold")]
-    OutOfRange { value: f64, to: Encoding },
+    #[error("it holds {value}, which {to} cannot hold")]
+    OutOfRange { value: String, to: Encoding },
     /// The bytes are no whole blocks.
     #[error(transparent)]
     Packed(#[from] PackedError),
@@ -66,6 +66,8 @@ fn check_each(from: Encoding, to: Encoding, bytes: &[u8], floats: &[f32], back: 
         let is_kept = to.block_elements() == 1 && !value.is_finite();
         let is_right = value.is_finite() && after.is_finite();
         if !is_kept && !is_right {
+            // With as few digits as tell it from its neighbours.
+            let value = if from == Encoding::F64 { format!("{value:e}") } else { format!("{before:e}") };
             return Err(RecodeError::OutOfRange { value, to });
         }
     }
@@ -183,7 +185,7 @@ mod tests {
     fn what_does_not_fit_is_an_error_and_infinity_stays() {
         let floats = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
         let error = to(Encoding::F32, Encoding::F16, &floats(&[1.0, -7e4])).unwrap_err();
-        assert_eq!(error, RecodeError::OutOfRange { value: f64::from(-7e4_f32), to: Encoding::F16 });
+        assert_eq!(error, RecodeError::OutOfRange { value: "-7e4".to_owned(), to: Encoding::F16 });
         assert!(to(Encoding::F32, Encoding::BF16, &floats(&[f32::MAX])).is_err());
         assert!(to(Encoding::F32, Encoding::F16, &floats(&[f32::INFINITY, f32::NAN])).is_ok());
         assert!(to(Encoding::F64, Encoding::F32, &1e300_f64.to_le_bytes()).is_err());
