@@ -237,8 +237,7 @@ fn convert<'a>(
     dtypes: &DtypeRules,
     to_gguf: bool,
 ) -> Result<Converted<&'a Checkpoint>, ConvertError> {
-    // For its check of the rules.
-    Converted::new(checkpoint, dtypes)?;
+    dtypes.check(checkpoint.index())?;
     let encoding_of = |tensor: &TensorInfo| {
         let wanted = dtypes.encoding_of(tensor);
         if !tensor.encoding.is_real() {

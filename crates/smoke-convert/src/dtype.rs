@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use smoke_core::Encoding;
-use smoke_storage::TensorInfo;
+use smoke_storage::{TensorIndex, TensorInfo};
+
+use crate::error::ConvertError;
 
 /// What tensors can be converted to, by the names that [`DtypeRule`] takes.
 pub const DTYPES: &[(&str, Encoding)] = &[
@@ -76,11 +78,6 @@ impl DtypeRule {
     pub fn matches(&self, name: &str) -> bool {
         matches(self.pattern.as_bytes(), name.as_bytes())
     }
-
-    /// The pattern.
-    pub fn pattern(&self) -> &str {
-        &self.pattern
-    }
 }
 
 /// Rules in their order: the first that matches a tensor counts.
@@ -119,9 +116,12 @@ impl DtypeRules {
         tensor.shape.len() >= 2 && tensor.encoding.is_real() && wanted.is_some_and(|wanted| !fits(tensor, wanted))
     }
 
-    /// A rule whose pattern matches none of the names: most likely a mistake.
-    pub fn unmatched<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<&DtypeRule> {
-        self.0.iter().find(|rule| !names.clone().any(|name| rule.matches(name)))
+    /// Looks whether every rule has a tensor that it could be for: a pattern for none is most likely a mistake.
+    pub(crate) fn check(&self, index: &TensorIndex) -> Result<(), ConvertError> {
+        match self.0.iter().find(|rule| !index.iter().any(|tensor| rule.matches(&tensor.name))) {
+            Some(rule) => Err(ConvertError::NoSuchTensor { pattern: rule.pattern.clone() }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -222,8 +222,6 @@ mod tests {
         }
         assert_eq!(rules.encoding_of(&tensor("mlp.ids", Encoding::I64, &[8, 64])), Some(Encoding::I64));
         assert_eq!(DtypeRules::new().encoding_of(&tensor("x", Encoding::F16, &[1])), None);
-        assert_eq!(rules.unmatched(["lm_head.weight", "norm"].into_iter()), None);
-        assert_eq!(rules.unmatched(["norm"].into_iter()).map(DtypeRule::pattern), Some("lm_head.*"));
     }
 
     #[test]

@@ -65,9 +65,7 @@ impl<S: WeightSource> Converted<S> {
     /// # Errors
     /// [`ConvertError::NoSuchTensor`] if a rule's pattern matches no tensor.
     pub fn new(source: S, rules: &DtypeRules) -> Result<Self, ConvertError> {
-        if let Some(rule) = rules.unmatched(source.index().iter().map(|tensor| tensor.name.as_str())) {
-            return Err(ConvertError::NoSuchTensor { pattern: rule.pattern().to_owned() });
-        }
+        rules.check(source.index())?;
         Ok(Self::with(source, |tensor| rules.encoding_of(tensor).unwrap_or(tensor.encoding)))
     }
 

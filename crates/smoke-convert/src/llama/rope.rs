@@ -30,7 +30,8 @@ impl Llama3 {
     ///
     /// Where frequencies are blended, the share that is kept is a linear function of the turns in one token of context. Its
     /// slope and offset give the original context and the higher factor in terms of the lower one, which is taken to be 1,
-    /// as it is in all models of this kind.
+    /// as it is in all models of this kind. The higher one is 4 in all that were published: that is tried first, for it
+    /// needs but one blended frequency.
     pub(super) fn of_divisors(divisors: &[f32], theta: f64) -> Option<Self> {
         let head_dim = 2 * divisors.len() as u64;
         let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max));
@@ -43,18 +44,17 @@ impl Llama3 {
             })
             .collect();
         let (&(first, first_kept), &(last, last_kept)) = (blended.first()?, blended.last()?);
-        let slope = (first_kept - last_kept) / (first - last);
-        let offset = first_kept - slope * first;
-        let spread = -1.0 / offset;
-        let found = Self {
+        let of_spread = |spread: f64| Self {
             factor: round(factor),
             low_frequency_factor: 1.0,
             high_frequency_factor: round(1.0 + spread),
-            original_context: round(slope * spread),
+            original_context: ((1.0 + first_kept * spread) / first).round(),
         };
+        let slope = (first_kept - last_kept) / (first - last);
+        let fitted = of_spread(-1.0 / (first_kept - slope * first));
         let close = |a: &f32, b: &f32| (a - b).abs() <= 1e-5 * b.abs();
-        let again = found.divisors(head_dim, theta);
-        (blended.len() >= 2 && again.iter().zip(divisors).all(|(a, b)| close(a, b))).then_some(found)
+        let fits = |found: &Self| found.divisors(head_dim, theta).iter().zip(divisors).all(|(a, b)| close(a, b));
+        [of_spread(3.0), fitted].into_iter().find(fits)
     }
 }
 
@@ -77,6 +77,9 @@ mod tests {
             assert_eq!((divisors[0], divisors[63]), (1.0, factor as f32));
             assert_eq!(Llama3::of_divisors(&divisors, 500_000.0), Some(scaling));
         }
+        let scaling =
+            Llama3 { factor: 8.0, low_frequency_factor: 1.0, high_frequency_factor: 4.0, original_context: 32.0 };
+        assert_eq!(Llama3::of_divisors(&scaling.divisors(16, 10_000.0), 10_000.0), Some(scaling));
         assert_eq!(Llama3::of_divisors(&[1.0, 2.0, 1.5, 8.0], 10_000.0), None);
         assert_eq!(Llama3::of_divisors(&[1.0; 4], 10_000.0), None);
     }
