@@ -10,7 +10,7 @@ use crate::files::{asset, convert, dtypes, json, names, open, tensors};
 fn safetensors_become_the_gguf_that_another_program_wrote() {
     let directory = tempfile::tempdir().unwrap();
     let ours = directory.path().join("m.gguf");
-    for source in ["tiny/llama", "tiny/llama-sharded"] {
+    for source in ["tiny/llama", "tiny/llama-sharded", "tiny/llama-bin", "tiny/llama-bin-sharded"] {
         let _ = std::fs::remove_file(&ours);
         assert_eq!(convert(&asset(source), &ours, &dtypes(&[])).unwrap(), [""; 0]);
         let theirs = asset("quant/llama-f32.gguf");
