@@ -2,6 +2,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use smoke_runtime::convert::DtypeRule;
 use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES};
 
 /// Runs language models larger than memory: weights stream from the disk just before they are needed, and the memory
@@ -28,6 +29,12 @@ pub(crate) enum Command {
     Plan(PlanArguments),
     /// Writes a checkpoint anew in the order of use, so that each unit is one read: worth it where tensors lie scattered.
     Pack(PackArguments),
+    /// Writes a checkpoint in another format or with other dtypes.
+    #[command(after_help = "Examples:
+  smoke convert models/llama llama-q8_0.gguf --dtype q8_0
+  smoke convert model.gguf models/model --dtype bf16 --shard-size 5GB
+  smoke convert models/llama small.gguf --dtype 'lm_head.*=keep' --dtype '*.mlp.*=q4_0' --dtype q8_0")]
+    Convert(ConvertArguments),
 }
 
 impl Command {
@@ -38,6 +45,7 @@ impl Command {
             Self::Inspect(arguments) => &mut arguments.model,
             Self::Plan(arguments) => &mut arguments.model,
             Self::Pack(arguments) => &mut arguments.model,
+            Self::Convert(arguments) => &mut arguments.model,
         }
     }
 }
@@ -69,6 +77,12 @@ pub(crate) struct MemoryArguments {
     /// How keys and values are kept: f32, f16 or int8. Less leaves more of the memory to weights.
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) kv_cache: KvEncoding,
+    /// Convert weights while they are read: f32, f16, bf16, q8_0, i8_1, q4_0 or q4_1 for all of them, or PATTERN=DTYPE for
+    /// those whose names match, where * is any text and ? any character, and `keep` leaves them as stored. May be given
+    /// several times: the first that matches a tensor counts. Half the bytes hold twice the model in the same memory, but
+    /// what streams is converted each time; `smoke convert` does it once for all.
+    #[arg(long, value_name = "[PATTERN=]DTYPE")]
+    pub(crate) dtype: Vec<DtypeRule>,
 }
 
 #[derive(Debug, Args)]
@@ -140,4 +154,27 @@ pub(crate) struct PackArguments {
     /// original. One with safetensors must lie beside the model's config.json.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    /// What is written: a GGUF file if the name ends in .gguf, one file of weights alone if it ends in .safetensors, else a
+    /// directory with safetensors, configuration and tokenizer. Between safetensors and GGUF models of the LLaMA family can
+    /// be converted; other dtypes in the same format can be had for every model.
+    #[arg(value_name = "DST")]
+    pub(crate) target: PathBuf,
+    /// What tensors become: f32, f16, bf16, or in GGUF q8_0, q4_0 or q4_1, for all of them, or PATTERN=DTYPE for those whose
+    /// names in the original match, where * is any text and ? any character, and `keep` leaves them. May be given several times: the
+    /// first that matches a tensor counts. Unless said, tensors stay as they are; in safetensors quantised ones become f32,
+    /// exactly what they stand for. In GGUF vectors are always f32.
+    #[arg(long, value_name = "[PATTERN=]DTYPE")]
+    pub(crate) dtype: Vec<DtypeRule>,
+    /// The most bytes of a file, where safetensors are written to a directory: 5GB, 800MiB. One file unless given.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) shard_size: Option<ByteSize>,
+    /// Replace what is there under that name, when all else is done.
+    #[arg(long)]
+    pub(crate) force: bool,
 }

@@ -22,6 +22,7 @@ fn execute(mut command: Command) -> commands::Result {
         Command::Inspect(arguments) => commands::inspect(&arguments),
         Command::Plan(arguments) => commands::plan(&arguments),
         Command::Pack(arguments) => commands::pack(&arguments),
+        Command::Convert(arguments) => commands::convert(&arguments),
     }
 }
 

@@ -2,7 +2,7 @@ use std::fmt;
 
 /// How the elements of a tensor are written as bytes.
 ///
-/// The plain encodings store one element after another, little-endian. The `Q…` encodings are those of GGUF files: rows
+/// The plain encodings store one element after another, little-endian. The `Q…` and `IQ…` encodings are those of GGUF files: rows
 /// are cut into blocks of [`block_elements`](Self::block_elements) elements that share scales, and a block takes
 /// [`block_bytes`](Self::block_bytes) bytes. `I8_1` is this project's own, in the same style: what GGUF files lack, 8-bit
 /// codes with a minimum. `smoke-quant` decodes all of them and multiplies by them.
@@ -43,20 +43,28 @@ pub enum Encoding {
     /// 32 elements: f16 scale and minimum, unsigned 8-bit codes. Asymmetric, for values that lie to one side of zero, as
     /// `Q4_1` and `Q5_1` are; `Q4_0` and `Q8_0` are symmetric.
     I8_1,
+    /// 32 elements: f16 scale, 4-bit codes that stand for 16 values, dense about zero.
+    IQ4_NL,
+    /// 256 elements: 2-bit codes, 4-bit scales and minima of 16 sub-blocks.
+    Q2_K,
+    /// 256 elements: 3-bit codes, 6-bit scales of 16 sub-blocks.
+    Q3_K,
     /// 256 elements: 4-bit codes, 6-bit scales and minima of 8 sub-blocks.
     Q4_K,
     /// 256 elements: 5-bit codes, 6-bit scales and minima of 8 sub-blocks.
     Q5_K,
     /// 256 elements: 6-bit codes, 8-bit scales of 16 sub-blocks.
     Q6_K,
+    /// 256 elements: the codes of `IQ4_NL`, 6-bit scales of 8 sub-blocks.
+    IQ4_XS,
 }
 
 impl Encoding {
     /// Elements in one block; 1 for the plain encodings.
     pub fn block_elements(self) -> u64 {
         match self {
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::I8_1 => 32,
-            Self::Q4_K | Self::Q5_K | Self::Q6_K => 256,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::I8_1 | Self::IQ4_NL => 32,
+            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::IQ4_XS => 256,
             _ => 1,
         }
     }
@@ -68,15 +76,18 @@ impl Encoding {
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::BF16 | Self::I16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
-            Self::Q4_0 => 18,
+            Self::Q4_0 | Self::IQ4_NL => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
             Self::Q8_0 => 34,
             Self::I8_1 => 36,
+            Self::Q2_K => 84,
+            Self::Q3_K => 110,
             Self::Q4_K => 144,
             Self::Q5_K => 176,
             Self::Q6_K => 210,
+            Self::IQ4_XS => 136,
         }
     }
 

@@ -16,10 +16,13 @@
 //! | 8 | `Q8_0` | `I8_1` |
 //! | 6 | `Q6_K` | |
 //! | 5 | `Q5_0` | `Q5_1`, `Q5_K` |
-//! | 4 | `Q4_0` | `Q4_1`, `Q4_K` |
+//! | 4 | `Q4_0`, `IQ4_NL`, `IQ4_XS` | `Q4_1`, `Q4_K` |
+//! | 3 | `Q3_K` | |
+//! | 2 | | `Q2_K` |
 //!
 //! and the plain floats `F64`, `F32`, `F16`, `BF16`. `I8_1` is this project's own, the others are what GGUF files have.
-//! There are kernels for AVX-512 and AVX2. Other processors run portable code: on aarch64 the compiler makes NEON
+//! There are kernels for AVX-512 and AVX2, but none for `Q2_K`, `Q3_K` and the `IQ…` encodings, whose blocks are decoded
+//! by portable code. Other processors run portable code: on aarch64 the compiler makes NEON
 //! instructions of its loops, which nobody has measured yet.
 //!
 //! It is not a quantiser (nothing here searches for good scales), knows no file format (see `smoke-storage`) and no

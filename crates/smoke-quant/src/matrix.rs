@@ -23,7 +23,7 @@ const SHARED_BYTES: usize = 16 << 10;
 /// # Accuracy
 /// Weights are those that [`decode`](crate::decode()) gives, and products are exact but for f32 rounding. Where the order of
 /// summation is that of floats it depends on the [`Isa`] and on the number of tokens, never on the number of threads. For
-/// the block encodings [`Isa::Avx512`] rounds a token to 24-bit integers with a scale for every 32 elements: an element moves
+/// the block encodings that have kernels [`Isa::Avx512`] rounds a token to 24-bit integers with a scale for every 32 elements: an element moves
 /// by about as much as rounding to f32 moves the largest of its 32. Sums of those integers are exact, so there a token gives
 /// the same bits alone as among others.
 #[derive(Clone, Copy)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use smoke_burn::{DeviceKind, Layout, Weights};
 use smoke_cache::policy::{self, Pinned, PinnedUnits};
 use smoke_cache::{Budget, EvictionPolicy};
+use smoke_convert::{Converted, DtypeRule, DtypeRules};
 use smoke_core::ByteSize;
 use smoke_models::AutoModel;
 use smoke_models::parts::KvEncoding;
@@ -26,6 +27,7 @@ pub struct RuntimeBuilder {
     memory: Result<Option<ByteSize>, RuntimeError>,
     device: DeviceKind,
     reader: Option<ReaderKind>,
+    dtypes: Result<DtypeRules, RuntimeError>,
     policy: Result<Option<Box<dyn EvictionPolicy>>, RuntimeError>,
     predictor: Option<Box<dyn AccessPredictor>>,
     models: AutoModel,
@@ -39,6 +41,7 @@ impl RuntimeBuilder {
             memory: Ok(None),
             device: DeviceKind::Cpu,
             reader: None,
+            dtypes: Ok(DtypeRules::new()),
             policy: Ok(None),
             predictor: None,
             models: AutoModel::default(),
@@ -68,6 +71,23 @@ impl RuntimeBuilder {
     /// How files are read. Unless said: directly, past the page cache, where units are large enough for that.
     pub fn reader(mut self, reader: ReaderKind) -> Self {
         self.reader = Some(reader);
+        self
+    }
+
+    /// Converts weights whenever they are read, as in `bf16` for all or `*.mlp.*=q8_0` for those whose names match: see
+    /// [`DtypeRule`]. May be given several times; the first rule that matches a tensor counts. Sizes and statistics are
+    /// those of the converted weights.
+    pub fn dtype(mut self, rule: &str) -> Self {
+        self.dtypes = self.dtypes.and_then(|mut rules| {
+            rules.push(rule.parse::<DtypeRule>()?);
+            Ok(rules)
+        });
+        self
+    }
+
+    /// The same as rules, in the place of those that were given before.
+    pub fn dtypes(mut self, rules: DtypeRules) -> Self {
+        self.dtypes = Ok(rules);
         self
     }
 
@@ -114,10 +134,10 @@ impl RuntimeBuilder {
     /// [`RuntimeError`] if the checkpoint, its configuration or the device cannot be used, or the budget is too small.
     pub fn open(self) -> Result<Runtime, RuntimeError> {
         let policy = self.policy?;
+        let dtypes = self.dtypes?;
         let device = self.device.open()?;
         let checkpoint = Checkpoint::open_with(&self.path, self.reader.unwrap_or(ReaderKind::Auto))?;
-        let model_bytes = checkpoint.index().total_bytes();
-        let unit_bytes = Layout::unit_bytes_for(model_bytes);
+        let unit_bytes = Layout::unit_bytes_for(checkpoint.index().total_bytes());
         let checkpoint = match self.reader {
             // Widening small units to whole blocks would cost more than the page cache does.
             None if unit_bytes < 64 << 10 => Checkpoint::open_with(&self.path, ReaderKind::Pread)?,
@@ -125,7 +145,9 @@ impl RuntimeBuilder {
         };
         let tokenizer = Tokenizer::beside(&checkpoint);
         let checkpoint = Arc::new(checkpoint);
-        let mut layout = Layout::new(checkpoint.index(), checkpoint.alignment(), unit_bytes);
+        let source = with_dtypes(Arc::clone(&checkpoint), &dtypes)?;
+        let model_bytes = source.index().total_bytes();
+        let mut layout = Layout::new(source.index(), source.alignment(), Layout::unit_bytes_for(model_bytes));
         let model = self.models.place(&checkpoint, &mut layout)?;
         let (units, schedule) = layout.finish();
         let kv_encoding = if self.device == DeviceKind::Cpu { self.kv_encoding } else { KvEncoding::F32 };
@@ -150,7 +172,7 @@ impl RuntimeBuilder {
         // Past the page cache as many read as the disk was measured with; through it, more hide its copies.
         let is_direct = |kind| matches!(kind, ReaderKind::Uring | ReaderKind::Direct);
         let io_threads = if checkpoint.reader_kinds().all(is_direct) { DiskProfile::READERS } else { 4 };
-        let streamer = Streamer::builder(checkpoint, units)
+        let streamer = Streamer::builder(source, units)
             .io_threads(io_threads)
             .budget(Budget::new(budget_bytes))
             .policy(policy)
@@ -160,6 +182,14 @@ impl RuntimeBuilder {
         let weights = Weights::new(streamer, device);
         Ok(Runtime::new(model, weights, tokenizer, schedule, pinned, model_bytes, self.device, keys_and_values))
     }
+}
+
+/// The checkpoint itself, or what converts it.
+fn with_dtypes(checkpoint: Arc<Checkpoint>, dtypes: &DtypeRules) -> Result<Arc<dyn WeightSource>, RuntimeError> {
+    if dtypes.is_empty() {
+        return Ok(checkpoint);
+    }
+    Ok(Arc::new(Converted::new(checkpoint, dtypes)?))
 }
 
 const DEFAULT_CONTEXT: usize = 1024;

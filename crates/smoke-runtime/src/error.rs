@@ -1,4 +1,5 @@
 use smoke_burn::DeviceError;
+use smoke_convert::{ConvertError, ParseDtypeError};
 use smoke_core::{ByteSize, ParseByteSizeError};
 use smoke_models::ModelError;
 use smoke_models::text::{ChatError, SampleError, TokenizerError};
@@ -30,6 +31,12 @@ pub enum RuntimeError {
     /// No token can be chosen.
     #[error(transparent)]
     Sample(#[from] SampleError),
+    /// A dtype cannot be read.
+    #[error(transparent)]
+    Dtype(#[from] ParseDtypeError),
+    /// The weights cannot have the dtypes that were asked for.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
     /// The memory size cannot be read.
     #[error(transparent)]
     Memory(#[from] ParseByteSizeError),

@@ -26,6 +26,7 @@ pub use threads::set_threads;
 
 pub use smoke_burn as burn;
 pub use smoke_cache as cache;
+pub use smoke_convert as convert;
 pub use smoke_core as core;
 pub use smoke_models as models;
 pub use smoke_predict as predict;

@@ -16,18 +16,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod header;
-mod writer;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::buffer::AlignedBuffer;
 use crate::checkpoint::Checkpoint;
 use crate::error::SourceError;
+use crate::format::FormatError;
+use crate::header::{self, GgufKeys, Header};
 use crate::index::TensorInfo;
 use crate::metadata::Format;
+use crate::new_file::{NewFile, directory_of, free_bytes};
 use crate::source::{Extent, WeightSource};
 use crate::unit_map::UnitMap;
 
@@ -36,11 +37,13 @@ use crate::unit_map::UnitMap;
 pub struct Pack<'a> {
     checkpoint: &'a Checkpoint,
     target: PathBuf,
-    header: Vec<u8>,
-    /// The tensors in their new order, and where each begins in the new file.
-    tensors: Vec<(&'a TensorInfo, u64)>,
-    bytes: u64,
+    header: Header,
+    /// The tensors in their new order.
+    tensors: Vec<&'a TensorInfo>,
 }
+
+/// What is read and written at once, in bytes.
+const PIECE: u64 = 16 << 20;
 
 /// Why a checkpoint was not packed. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
@@ -113,26 +116,25 @@ impl<'a> Pack<'a> {
             return Err(PackError::Exists { path: target });
         }
         let directory = &checkpoint.metadata().directory;
-        if format != Format::Gguf && !is_same(writer::directory_of(&target), directory) {
+        if format != Format::Gguf && !is_same(directory_of(&target), directory) {
             return Err(PackError::AwayFromConfig { path: target, directory: directory.clone() });
         }
-        let order = in_order_of_use(checkpoint, units);
-        let laid_out = match format {
-            Format::Safetensors => header::safetensors(order, &checkpoint.metadata().texts),
+        let tensors = in_order_of_use(checkpoint, units);
+        let original = &checkpoint.index().files()[0].path;
+        let unreadable = |cause| PackError::Io { path: original.clone(), cause };
+        let unwritable = |error: FormatError| PackError::Io { path: target.clone(), cause: io::Error::other(error) };
+        let header = match format {
+            Format::Safetensors => header::safetensors(&tensors, &checkpoint.metadata().texts),
             // Other programs ask safetensors files for whose layouts they have.
-            Format::PyTorch => header::safetensors(order, &BTreeMap::from([("format".to_owned(), "pt".to_owned())])),
-            Format::Gguf => header::gguf(order, &checkpoint.index().files()[0].path)
-                .map_err(|cause| PackError::Io { path: checkpoint.index().files()[0].path.clone(), cause })?,
+            Format::PyTorch => header::safetensors(&tensors, &BTreeMap::from([("format".to_owned(), "pt".to_owned())])),
+            Format::Gguf => header::gguf(&tensors, &GgufKeys::of_file(original).map_err(unreadable)?),
         };
-        let (header, tensors) = laid_out;
-        let end = tensors.iter().map(|(tensor, start)| start + tensor.extent.len).max();
-        let bytes = end.unwrap_or(0).max(header.len() as u64);
-        Ok(Self { checkpoint, target, header, tensors, bytes })
+        Ok(Self { header: header.map_err(unwritable)?, checkpoint, target, tensors })
     }
 
     /// The length of the new file: what it takes of the disk.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.header.file_bytes
     }
 
     /// Writes the file: under another name first, which it gets when all of it is on the disk. `progress` is told the
@@ -142,9 +144,38 @@ impl<'a> Pack<'a> {
     /// [`PackError`] if there is not enough room, which is found before anything is written, or the original cannot be
     /// read or the new file not be written. What was written is removed then.
     pub fn write(self, progress: &mut dyn FnMut(u64)) -> Result<Checkpoint, PackError> {
-        writer::write(&self, progress)?;
+        self.write_file(progress)?;
         Checkpoint::open(&self.target)
             .map_err(|error| PackError::Io { path: self.target.clone(), cause: io::Error::other(error) })
+    }
+
+    fn write_file(&self, progress: &mut dyn FnMut(u64)) -> Result<(), PackError> {
+        let io = |cause| PackError::Io { path: self.target.clone(), cause };
+        self.check_space(free_bytes(directory_of(&self.target)).map_err(io)?)?;
+        let file = NewFile::create(&self.target, self.bytes()).map_err(io)?;
+        file.write_at(&self.header.bytes, 0).map_err(io)?;
+        let largest = self.tensors.iter().map(|tensor| tensor.extent.len).max().unwrap_or(0);
+        let mut buffer = AlignedBuffer::zeroed(PIECE.min(largest) as usize);
+        let mut copied = 0;
+        for (tensor, start) in self.tensors.iter().zip(&self.header.starts) {
+            for done in (0..tensor.extent.len).step_by(PIECE as usize) {
+                let len = PIECE.min(tensor.extent.len - done);
+                let piece = &mut buffer[..len as usize];
+                self.checkpoint.read_at(Extent { offset: tensor.extent.offset + done, len, ..tensor.extent }, piece)?;
+                file.write_at(piece, start + done).map_err(io)?;
+                copied += len;
+                progress(copied);
+            }
+        }
+        file.finish().map_err(io)
+    }
+
+    fn check_space(&self, free_bytes: u64) -> Result<(), PackError> {
+        let needed_bytes = self.bytes();
+        if needed_bytes <= free_bytes {
+            return Ok(());
+        }
+        Err(PackError::NoSpace { path: self.target.clone(), needed_bytes, free_bytes })
     }
 }
 
@@ -177,4 +208,27 @@ fn in_order_of_use<'a>(checkpoint: &'a Checkpoint, units: &UnitMap) -> Vec<&'a T
 fn is_same(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| fs::canonicalize(if path.as_os_str().is_empty() { Path::new(".") } else { path });
     matches!((real(one), real(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unit_map::UnitMapBuilder;
+
+    #[test]
+    fn a_disk_without_room_is_found_before_anything_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("m.safetensors");
+        let json = br#"{"t":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}}"#;
+        fs::write(&path, [&(json.len() as u64).to_le_bytes()[..], json, &[5; 9]].concat()).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let units = UnitMapBuilder::new(1).finish(checkpoint.index()).unwrap();
+        let pack = Pack::plan(&checkpoint, &units, &directory.path().join("p.safetensors")).unwrap();
+        assert_eq!(pack.bytes(), 4096 + 9);
+        assert!(pack.check_space(4105).is_ok());
+        let text = pack.check_space(4104).expect_err("a byte is missing").to_string();
+        for part in ["p.safetensors", "4105", "4104", "make room"] {
+            assert!(text.contains(part), "`{part}` is missing: {text}");
+        }
+    }
 }

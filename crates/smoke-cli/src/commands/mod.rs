@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod convert;
 mod inspect;
 mod pack;
 mod plan;
@@ -9,6 +10,7 @@ use std::error::Error;
 
 use smoke_runtime::{Runtime, RuntimeError};
 
+pub(crate) use convert::convert;
 pub(crate) use inspect::inspect;
 pub(crate) use pack::pack;
 pub(crate) use plan::plan;
@@ -24,7 +26,8 @@ pub(crate) type Result = std::result::Result<(), Box<dyn Error>>;
 fn open(model: &ModelArguments, memory: &MemoryArguments, policy: &str) -> std::result::Result<Runtime, RuntimeError> {
     let opening = spinner(format!("opening {}", model.model.display()));
     let builder = Runtime::builder(&model.model).device(model.device).policy_name(policy);
-    let runtime = builder.memory_bytes(memory.memory.bytes()).kv_encoding(memory.kv_cache).open();
+    let builder = builder.memory_bytes(memory.memory.bytes()).kv_encoding(memory.kv_cache);
+    let runtime = builder.dtypes(memory.dtype.iter().cloned().collect()).open();
     opening.finish_and_clear();
     runtime
 }

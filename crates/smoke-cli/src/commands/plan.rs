@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use serde_json::json;
+use smoke_runtime::convert::{Converted, DtypeRules};
 use smoke_runtime::storage::Checkpoint;
 use smoke_runtime::{ByteSize, Limit, Probe};
 
@@ -19,7 +20,14 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
     let runtime = open(&arguments.model, &arguments.memory, "pinned")?;
     let plan = runtime.plan(arguments.context.get())?;
     let measuring = spinner("measuring disk and kernels");
-    let probe = Probe::measure(&Checkpoint::open(&arguments.model.model)?)?;
+    let checkpoint = Checkpoint::open(&arguments.model.model)?;
+    let rules = DtypeRules::from_iter(arguments.memory.dtype.iter().cloned());
+    // Conversion belongs to what reading takes.
+    let probe = if rules.is_empty() {
+        Probe::measure(&checkpoint)
+    } else {
+        Probe::measure(&Converted::new(checkpoint, &rules)?)
+    }?;
     measuring.finish_and_clear();
     let prediction = plan.predict(&probe);
     let limit = match prediction.limit {

@@ -281,3 +281,44 @@ fn an_answer_ends_with_the_context_however_many_tokens_are_allowed() {
     // The last token is not fed back, so it needs no place.
     assert_eq!(json["tokens"].as_array().unwrap().len(), 128 - 3 + 1);
 }
+
+#[test]
+fn a_converted_model_says_the_same_and_takes_no_name_that_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = asset("tiny/llama");
+    let (gguf, back) = (directory.path().join("m.gguf"), directory.path().join("back"));
+    let [model, gguf, back] = [&model, &gguf, &back].map(|path| path.to_str().unwrap());
+    for (source, target, options) in [(model, gguf, &[][..]), (gguf, back, &["--shard-size", "200KB"])] {
+        let output = smoke(&[&["convert", source, target, "--json"], options].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && told.contains("of disk"), "{told}");
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(json["bytes"].as_u64() > Some(500_000) && json["notes"].as_array().unwrap().is_empty(), "{json}");
+    }
+    let tokens = |model: &str, dtypes: &[&str]| {
+        let options = ["--memory", "400KB", "--prompt-ids", "5,6,7", "--max-tokens", "9", "--ignore-eos", "--json"];
+        let output = smoke(&[&["run", model], &options[..], dtypes].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let expected = tokens(model, &[]);
+    assert_eq!(tokens(gguf, &[])["tokens"], expected["tokens"]);
+    assert_eq!(tokens(back, &[])["tokens"], expected["tokens"]);
+    let mixed = tokens(model, &["--dtype", "*norm*=keep", "--dtype", "bf16"]);
+    assert!(mixed["model_bytes"].as_u64() < expected["model_bytes"].as_u64());
+
+    fails_with(&["convert", model, gguf], &["m.gguf", "already", "--force"]);
+    assert!(smoke(&["convert", model, gguf, "--force", "--dtype", "q8_0"]).status.success());
+    fails_with(&["convert", model, "x.gguf", "--dtype", "q9_0"], &["q9_0", "bf16", "keep"]);
+    fails_with(&["convert", asset("tiny/gpt2").to_str().unwrap(), "x.gguf"], &["gpt2", "llama"]);
+    fails_with(
+        &["run", model, "--memory", "1MB", "--prompt", "the", "--dtype", "mlp=f16"],
+        &["mlp", "matches no tensor"],
+    );
+
+    let planned = |dtypes: &[&str]| {
+        let output = smoke(&[&["plan", model, "--memory", "400KB", "--json"], dtypes].concat());
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["model_bytes"].as_u64().unwrap()
+    };
+    assert_eq!(2 * planned(&["--dtype", "bf16"]), planned(&[]));
+}

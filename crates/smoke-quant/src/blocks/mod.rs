@@ -10,8 +10,8 @@ mod float;
 
 use smoke_core::Encoding;
 
-pub(crate) use block32::{i8_1, q4_0, q4_1, q5_0, q5_1, q8_0};
-pub(crate) use block256::{q4_k, q5_k, q6_k, scales_and_minima};
+pub(crate) use block32::{i8_1, iq4_nl, q4_0, q4_1, q5_0, q5_1, q8_0};
+pub(crate) use block256::{iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k, scales_and_minima};
 pub(crate) use float::{bf16, f16, f32, f64};
 
 /// Whether the crate has a layout for `encoding`. `Encoding` may grow; what it grows by is refused, not misread.
@@ -28,9 +28,13 @@ pub(crate) fn is_known(encoding: Encoding) -> bool {
             | Encoding::Q5_1
             | Encoding::Q8_0
             | Encoding::I8_1
+            | Encoding::IQ4_NL
+            | Encoding::Q2_K
+            | Encoding::Q3_K
             | Encoding::Q4_K
             | Encoding::Q5_K
             | Encoding::Q6_K
+            | Encoding::IQ4_XS
     )
 }
 
@@ -50,6 +54,10 @@ macro_rules! with_block {
             smoke_core::Encoding::Q5_1 => $function($crate::blocks::q5_1, $($argument),*),
             smoke_core::Encoding::Q8_0 => $function($crate::blocks::q8_0, $($argument),*),
             smoke_core::Encoding::I8_1 => $function($crate::blocks::i8_1, $($argument),*),
+            smoke_core::Encoding::IQ4_NL => $function($crate::blocks::iq4_nl, $($argument),*),
+            smoke_core::Encoding::Q2_K => $function($crate::blocks::q2_k, $($argument),*),
+            smoke_core::Encoding::Q3_K => $function($crate::blocks::q3_k, $($argument),*),
+            smoke_core::Encoding::IQ4_XS => $function($crate::blocks::iq4_xs, $($argument),*),
             smoke_core::Encoding::Q4_K => $function($crate::blocks::q4_k, $($argument),*),
             smoke_core::Encoding::Q5_K => $function($crate::blocks::q5_k, $($argument),*),
             smoke_core::Encoding::Q6_K => $function($crate::blocks::q6_k, $($argument),*),

@@ -26,11 +26,7 @@ impl Kernels for Scalar {
         for (t, x) in x.chunks_exact(x.len() / y.tokens()).enumerate() {
             let bytes = bytes.chunks_exact(bytes.len() / rows.len());
             for (row, y) in bytes.zip(&mut y.token(t)[rows.clone()]) {
-                *y = if encoding.block_elements() == 1 {
-                    with_block!(encoding, dot_elements(row, x))
-                } else {
-                    with_block!(encoding, dot_blocks(row, x))
-                };
+                *y = dot_row(encoding, row, x);
             }
         }
     }
@@ -91,7 +87,18 @@ pub(super) fn decode_blocks<const BYTES: usize, const ELEMENTS: usize>(
     }
 }
 
+/// The product of one row with a token. Always inlined, as [`decode_blocks`] is.
+#[inline(always)]
+pub(super) fn dot_row(encoding: Encoding, row: &[u8], x: &[f32]) -> f32 {
+    if encoding.block_elements() == 1 {
+        with_block!(encoding, dot_elements(row, x))
+    } else {
+        with_block!(encoding, dot_blocks(row, x))
+    }
+}
+
 /// The product of one row of blocks with a token.
+#[inline(always)]
 fn dot_blocks<const BYTES: usize, const ELEMENTS: usize>(
     block: impl Fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
     bytes: &[u8],
@@ -107,6 +114,7 @@ fn dot_blocks<const BYTES: usize, const ELEMENTS: usize>(
 }
 
 /// The product of one row of single elements with a token.
+#[inline(always)]
 fn dot_elements<const BYTES: usize, const ELEMENTS: usize>(
     element: impl Fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
     bytes: &[u8],

@@ -4,8 +4,8 @@ use safetensors::SafeTensors;
 use smoke_core::Encoding;
 use smoke_quant::{Isa, decode, decode_with};
 
-/// The encodings of the file that this crate knows.
-const ENCODINGS: [Encoding; 10] = [
+/// The encodings of the file.
+const ENCODINGS: [Encoding; 14] = [
     Encoding::F16,
     Encoding::BF16,
     Encoding::Q4_0,
@@ -16,6 +16,10 @@ const ENCODINGS: [Encoding; 10] = [
     Encoding::Q4_K,
     Encoding::Q5_K,
     Encoding::Q6_K,
+    Encoding::Q2_K,
+    Encoding::Q3_K,
+    Encoding::IQ4_NL,
+    Encoding::IQ4_XS,
 ];
 
 fn golden_file() -> Vec<u8> {
@@ -48,7 +52,7 @@ fn every_encoding_decodes_to_the_bits_of_the_goldens() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 15, "ten kinds of random bits, five of quantised values");
+    assert_eq!(checked, 19, "fourteen kinds of random bits, five of quantised values");
 }
 
 #[test]

@@ -175,7 +175,8 @@ fn products_do_not_depend_on_the_number_of_threads() {
 #[test]
 fn integer_products_do_not_depend_on_the_number_of_tokens() {
     let Some(isa) = Isa::available().iter().find(|isa| format!("{isa:?}") == "Avx512") else { return };
-    for encoding in ENCODINGS.into_iter().filter(|e| e.block_elements() > 1) {
+    let in_floats = [Encoding::Q2_K, Encoding::Q3_K, Encoding::IQ4_NL, Encoding::IQ4_XS];
+    for encoding in ENCODINGS.into_iter().filter(|e| e.block_elements() > 1 && !in_floats.contains(e)) {
         let case = Case { encoding, rows: 37, columns: 1280, tokens: 21, gap: 0, skipped: 0, seed: 14 };
         let Data { bytes, mut random, .. } = case.data();
         let x = random.activations(case.tokens * case.columns);

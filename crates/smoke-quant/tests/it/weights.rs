@@ -3,7 +3,7 @@
 use smoke_core::Encoding;
 
 /// Every encoding of weights.
-pub(crate) const ENCODINGS: [Encoding; 13] = [
+pub(crate) const ENCODINGS: [Encoding; 17] = [
     Encoding::F64,
     Encoding::F32,
     Encoding::F16,
@@ -17,6 +17,10 @@ pub(crate) const ENCODINGS: [Encoding; 13] = [
     Encoding::Q4_K,
     Encoding::Q5_K,
     Encoding::Q6_K,
+    Encoding::Q2_K,
+    Encoding::Q3_K,
+    Encoding::IQ4_NL,
+    Encoding::IQ4_XS,
 ];
 
 /// A SplitMix64 generator: a test that fails names its seed.
@@ -72,6 +76,8 @@ fn halves(encoding: Encoding) -> &'static [usize] {
     match encoding {
         Encoding::I8_1 | Encoding::Q4_1 | Encoding::Q5_1 | Encoding::Q4_K | Encoding::Q5_K => &[0, 2],
         Encoding::Q6_K => &[208],
+        Encoding::Q2_K => &[80, 82],
+        Encoding::Q3_K => &[108],
         _ => &[0],
     }
 }

@@ -228,9 +228,13 @@ fn encoding(name: &str, kind: u32) -> Result<Encoding, FormatError> {
         6 => Encoding::Q5_0,
         7 => Encoding::Q5_1,
         8 => Encoding::Q8_0,
+        10 => Encoding::Q2_K,
+        11 => Encoding::Q3_K,
         12 => Encoding::Q4_K,
         13 => Encoding::Q5_K,
         14 => Encoding::Q6_K,
+        20 => Encoding::IQ4_NL,
+        23 => Encoding::IQ4_XS,
         24 => Encoding::I8,
         25 => Encoding::I16,
         26 => Encoding::I32,
@@ -241,7 +245,7 @@ fn encoding(name: &str, kind: u32) -> Result<Encoding, FormatError> {
             return Err(FormatError::UnsupportedEncoding {
                 name: name.to_owned(),
                 encoding: format!("GGML type {kind}"),
-                supported: "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K",
+                supported: "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL or IQ4_XS",
             });
         }
     })

@@ -23,7 +23,16 @@ pub(super) struct Group {
 
 /// Whether an encoding is made of groups. Codes of eight bits are not: see [`dot`](super::dot).
 pub(super) fn has_groups(encoding: Encoding) -> bool {
-    encoding.block_elements() > 1 && !matches!(encoding, Encoding::Q8_0 | Encoding::I8_1)
+    matches!(
+        encoding,
+        Encoding::Q4_0
+            | Encoding::Q4_1
+            | Encoding::Q5_0
+            | Encoding::Q5_1
+            | Encoding::Q4_K
+            | Encoding::Q5_K
+            | Encoding::Q6_K
+    )
 }
 
 /// Whether the biases of a block's groups come as the lanes of one register.

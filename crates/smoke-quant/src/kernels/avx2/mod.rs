@@ -21,8 +21,8 @@ use std::ops::Range;
 use smoke_core::Encoding;
 
 use super::Kernels;
-use super::scalar::decode_blocks;
-use crate::blocks;
+use super::scalar::{decode_blocks, dot_row};
+use crate::blocks::{self, with_block};
 use crate::output::Piece;
 
 /// Kernels for AVX2, FMA and F16C.
@@ -114,7 +114,8 @@ fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
         Encoding::BF16 => decode_blocks(blocks::bf16, bytes, out),
         Encoding::Q8_0 => block32::decode_q8_0(bytes, out),
         Encoding::I8_1 => decode_blocks(blocks::i8_1, bytes, out),
-        _ => groups::with_groups!(encoding, groups::decode(bytes, out)),
+        _ if groups::has_groups(encoding) => groups::with_groups!(encoding, groups::decode(bytes, out)),
+        _ => with_block!(encoding, decode_blocks(bytes, out)),
     }
 }
 
@@ -124,6 +125,12 @@ fn dot_rows(encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]) {
         Encoding::F64 | Encoding::F32 | Encoding::F16 | Encoding::BF16 => float::dot_rows(encoding, bytes, x, y),
         Encoding::Q8_0 => block32::dot_rows_q8_0(bytes, x, y),
         Encoding::I8_1 => block32::dot_rows_i8_1(bytes, x, y),
-        _ => groups::with_groups!(encoding, dot::dot_rows(bytes, x, y)),
+        _ if groups::has_groups(encoding) => groups::with_groups!(encoding, dot::dot_rows(bytes, x, y)),
+        // Encodings without kernels of their own: portable code, compiled for these instructions.
+        _ => {
+            for (row, y) in bytes.chunks_exact(bytes.len() / y.len()).zip(y) {
+                *y = dot_row(encoding, row, x);
+            }
+        }
     }
 }

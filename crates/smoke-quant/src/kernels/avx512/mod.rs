@@ -49,11 +49,17 @@ impl Kernels for Avx512 {
         self.avx2.decode(encoding, bytes, out);
     }
 
-    fn arranged_len(&self, _encoding: Encoding, columns: usize) -> usize {
+    fn arranged_len(&self, encoding: Encoding, columns: usize) -> usize {
+        if encoding.block_elements() > 1 {
+            return self.avx2.arranged_len(encoding, columns);
+        }
         columns.next_multiple_of(float::LANES)
     }
 
-    fn arrange(&self, _encoding: Encoding, x: &[f32], columns: usize, arranged: &mut [f32]) {
+    fn arrange(&self, encoding: Encoding, x: &[f32], columns: usize, arranged: &mut [f32]) {
+        if encoding.block_elements() > 1 {
+            return self.avx2.arrange(encoding, x, columns, arranged);
+        }
         float::arrange(x, columns, arranged);
     }
 
@@ -62,6 +68,9 @@ impl Kernels for Avx512 {
     }
 
     fn dot_few(&self, encoding: Encoding, bytes: &[u8], x: &[f32], rows: Range<usize>, y: &mut Piece<'_>) {
+        if encoding.block_elements() > 1 {
+            return self.avx2.dot_few(encoding, bytes, x, rows, y);
+        }
         // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
         unsafe { float::dot_few(encoding, bytes, x, rows, y) }
     }
