@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, TraceCommand};
 
 fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
@@ -20,6 +20,9 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => commands::inspect(&arguments),
         Command::Plan(arguments) => commands::plan(&arguments),
         Command::Pack(arguments) => commands::pack(&arguments),
+        Command::Trace(TraceCommand::Record(arguments)) => commands::trace::record(&arguments),
+        Command::Trace(TraceCommand::Show(arguments)) => commands::trace::show(&arguments),
+        Command::Trace(TraceCommand::Replay(arguments)) => commands::trace::replay(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

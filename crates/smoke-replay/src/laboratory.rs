@@ -80,11 +80,7 @@ impl<'a> Laboratory<'a> {
     }
 
     /// Adds a policy, made anew for each budget.
-    pub fn policy(
-        &mut self,
-        name: &str,
-        make: impl Fn(&Known) -> Box<dyn EvictionPolicy> + 'static,
-    ) -> &mut Self {
+    pub fn policy(&mut self, name: &str, make: impl Fn(&Known) -> Box<dyn EvictionPolicy> + 'static) -> &mut Self {
         self.policies.push((name.to_owned(), Box::new(make)));
         self
     }

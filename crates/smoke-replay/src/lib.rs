@@ -28,6 +28,7 @@ mod format;
 mod laboratory;
 pub mod predictors;
 mod reader;
+mod recorder;
 mod replay;
 pub mod synthetic;
 mod trace;
@@ -35,6 +36,7 @@ mod writer;
 
 pub use laboratory::{Comparison, Laboratory, UnknownName};
 pub use reader::{Record, TraceError, TraceReader};
+pub use recorder::Recorder;
 pub use replay::{Outcome, ReplayError, replay};
 pub use trace::Trace;
 pub use writer::{RecordError, TraceWriter};

@@ -59,7 +59,9 @@ pub enum TraceError {
         name: String,
     },
     /// The trace was written by a later version.
-    #[error("{name} is a trace of version {version}, and this program reads version 1: use a newer one, or record again")]
+    #[error(
+        "{name} is a trace of version {version}, and this program reads version 1: use a newer one, or record again"
+    )]
     Version {
         /// The trace, as the caller calls it.
         name: String,

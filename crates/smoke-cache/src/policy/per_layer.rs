@@ -10,7 +10,8 @@ use crate::eviction::{EvictionPolicy, EvictionRequest};
 /// A layer's share is what its units are of all units. The victim comes from the layer that is furthest above its share
 /// once the unit that needs room has come in: from its own layer as soon as each has filled its share. So the layers of a
 /// pass do not drive out one another, and below the bytes of one token, where [`Lru`](super::Lru) hits nothing, what
-/// consecutive tokens have in common still hits. Units of no layer are a group of their own.
+/// consecutive tokens have in common still hits. Units of no layer are a group of their own. Where several units have to
+/// go at once, the layers are compared as they were before the first went.
 ///
 /// O(log n) for a use, O(layers · log n) for a victim.
 #[derive(Debug)]
