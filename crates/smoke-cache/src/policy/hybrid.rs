@@ -8,9 +8,12 @@ use crate::eviction::{EvictionPolicy, EvictionRequest};
 /// Asks the forecast where it knows, and the past where it does not.
 ///
 /// A unit that is certainly used in *d* steps is worth 1/*d* uses per step. One of which the forecast knows nothing is
-/// worth the rate of its uses so far: a count that halves every [half-life](Self::with_half_life), and goes on while the
-/// unit is not loaded. One that is expected with probability *p* is worth *p*/*d* and 1 − *p* of its rate. The least worth
-/// goes, so a unit that came in for one use leaves before those that are used often.
+/// worth the rate of its uses so far, times what its age adds or takes. The rate is a count that halves every
+/// [half-life](Self::with_half_life), and goes on while the unit is not loaded. What an age is worth is learnt: how many
+/// uses came at that age, of those that the rates alone would have let expect (hazards in proportion, Cox 1972), seen over
+/// the stretch ahead where they are densest. So it leans to frequency where tokens choose apart from one another, and to
+/// recency where they choose what those before them chose. One that is expected with probability *p* is worth *p*/*d*
+/// and 1 − *p* of its rate. The least worth goes.
 ///
 /// Mixtures of experts use some weights with every token and choose among others. [`by_name`](super::by_name) pins the
 /// first: it puts this policy [inside `Pinned`](super::Pinned::otherwise).
@@ -23,6 +26,7 @@ pub struct Hybrid {
     clock: u64,
     /// Units that were loaded or used at any time; what is evicted keeps its count.
     counts: HashMap<UnitId, Count>,
+    ages: Ages,
     upcoming: Vec<ExpectedUse>,
     expected: HashMap<UnitId, ExpectedUse>,
 }
@@ -37,6 +41,66 @@ struct Count {
 impl Count {
     fn at(self, step: u64, half_life: f64) -> f64 {
         self.uses * (-((step - self.step) as f64) / half_life).exp2()
+    }
+}
+
+/// Uses per step of what counts so many: a unit that is used at each step counts half-life / ln 2.
+fn per_step(uses: f64, half_life: f64) -> f64 {
+    uses * std::f64::consts::LN_2 / half_life
+}
+
+/// Classes of steps since a unit's latest use: a class for each power of two, the last for all that is older.
+const AGES: usize = 40;
+
+/// Uses that are thought to have come as the rates say before any were seen, in each class.
+const PRIOR: f64 = 16.0;
+
+/// How the uses that come at an age compare with those that the rates alone let expect.
+#[derive(Debug)]
+struct Ages {
+    came: [f64; AGES],
+    expected: [f64; AGES],
+    factors: [f64; AGES],
+}
+
+impl Default for Ages {
+    fn default() -> Self {
+        Self { came: [PRIOR; AGES], expected: [PRIOR; AGES], factors: [1.0; AGES] }
+    }
+}
+
+impl Ages {
+    fn class(age: u64) -> usize {
+        (age.max(1).ilog2() as usize).min(AGES - 1)
+    }
+
+    /// A unit was used after `age` steps without a use, in which its rate was `rate`.
+    fn learn(&mut self, age: u64, rate: f64) {
+        let last = Self::class(age);
+        for class in 0..last {
+            self.expected[class] += rate * (1_u64 << class) as f64;
+        }
+        self.expected[last] += rate * (age - (1 << last) + 1) as f64;
+        self.came[last] += 1.0;
+    }
+
+    /// Settles what the ages are worth now: of all stretches that begin with a class, the one with the most uses per step,
+    /// since a unit that is used rarely at its age may be used often a little later.
+    fn look_ahead(&mut self) {
+        for class in 0..AGES {
+            let (mut uses, mut steps) = (0.0, 0.0);
+            self.factors[class] = 0.0;
+            for later in class..AGES {
+                let len = (1_u64 << later) as f64;
+                uses += self.came[later] / self.expected[later] * len;
+                steps += len;
+                self.factors[class] = f64::max(self.factors[class], uses / steps);
+            }
+        }
+    }
+
+    fn factor(&self, age: u64) -> f64 {
+        self.factors[Self::class(age)]
     }
 }
 
@@ -59,21 +123,20 @@ impl Hybrid {
         self.half_life.unwrap_or(USES_PER_UNIT * self.counts.len() as u64).max(1) as f64
     }
 
-    /// Uses per step so far.
-    fn rate(&self, unit: UnitId) -> f64 {
-        let half_life = self.half_life();
-        let uses = self.counts.get(&unit).map_or(0.0, |count| count.at(self.clock, half_life));
-        // A unit that is used at each step counts half-life / ln 2.
-        (uses * std::f64::consts::LN_2 / half_life).min(1.0)
+    /// Uses per step that are to be expected by what was.
+    fn rate(&self, unit: UnitId, half_life: f64) -> f64 {
+        let Some(count) = self.counts.get(&unit) else { return 0.0 };
+        let rate = per_step(count.at(self.clock, half_life), half_life);
+        (rate * self.ages.factor(self.clock - count.step)).min(1.0)
     }
 
-    fn worth(&self, unit: UnitId, next_use: NextUse) -> Worth {
+    fn worth(&self, unit: UnitId, next_use: NextUse, half_life: f64) -> Worth {
         let uses_per_step = match (self.expected.get(&unit), next_use) {
             (Some(expected), _) => {
-                worth::uses_per_step(expected) + (1.0 - f64::from(expected.probability)) * self.rate(unit)
+                worth::uses_per_step(expected) + (1.0 - f64::from(expected.probability)) * self.rate(unit, half_life)
             }
             (None, NextUse::In(distance)) => 1.0 / distance.max(1) as f64,
-            (None, NextUse::Unknown) => self.rate(unit),
+            (None, NextUse::Unknown) => self.rate(unit, half_life),
             (None, NextUse::Never) => 0.0,
         };
         Worth { uses_per_step, distance: next_use.distance() }
@@ -87,6 +150,7 @@ impl Default for Hybrid {
             half_life: None,
             clock: 0,
             counts: HashMap::new(),
+            ages: Ages::default(),
             upcoming: Vec::new(),
             expected: HashMap::new(),
         }
@@ -102,6 +166,9 @@ impl EvictionPolicy for Hybrid {
         self.clock += 1;
         let (step, half_life) = (self.clock, self.half_life());
         let count = self.counts.entry(unit).or_default();
+        if count.uses > 0.0 {
+            self.ages.learn(step - count.step, per_step(count.uses, half_life));
+        }
         *count = Count { uses: count.at(step, half_life) + 1.0, step };
     }
 
@@ -109,6 +176,8 @@ impl EvictionPolicy for Hybrid {
 
     fn victim(&mut self, request: &EvictionRequest<'_>) -> Option<UnitId> {
         worth::ask(request.forecast, self.horizon, &mut self.upcoming, &mut self.expected);
-        worth::least(request, |unit| self.worth(unit, request.forecast.next_use(unit)))
+        self.ages.look_ahead();
+        let half_life = self.half_life();
+        worth::least(request, |unit| self.worth(unit, request.forecast.next_use(unit), half_life))
     }
 }

@@ -77,6 +77,16 @@ fn popular_experts_are_kept_by_those_who_count() {
     assert!(comparison.min.byte_hit_rate() > rate(2));
 }
 
+/// Where all experts are used alike and half of them stay, frequency tells nothing and recency everything: the hybrid policy
+/// has to learn that.
+#[test]
+fn hybrid_leans_to_recency_where_that_pays() {
+    let trace = synthetic::markov_moe(SHAPE, 0.0, 0.5, 1000, 5);
+    let comparison = laboratory(&trace, &["lru", "lfu", "hybrid"], "none").at(8 * 5 * 1000).unwrap();
+    let rate = |at: usize| comparison.outcomes[at].1.byte_hit_rate();
+    assert!(rate(2) > rate(1) + 0.1 && rate(2) > rate(0) - 0.03, "{} {} {}", rate(0), rate(1), rate(2));
+}
+
 #[test]
 fn shapes_and_seeds() {
     let shape = MoeShape { shared_bytes: 7000, ..SHAPE };
