@@ -1,6 +1,8 @@
 //! The program as a person runs it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
+mod trace;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -32,6 +32,10 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result {
         Observed::Hints(expected) => told.hint(expected),
         _ => {}
     })));
+    let plan = generation.plan();
+    // What is read ahead cannot stay.
+    let read_ahead_bytes = plan.streaming_bytes.saturating_sub(plan.largest_unit_bytes);
+    let weight_bytes = plan.weight_capacity_bytes().saturating_sub(read_ahead_bytes);
     let recording = spinner("recording");
     let mut tokens = 0_u64;
     // The first pass computes the prompt, each later one a token.
@@ -47,9 +51,14 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result {
     let bytes = std::fs::metadata(&arguments.out)?.len();
     let mut out = std::io::stdout().lock();
     if run.model.json {
-        writeln!(out, "{}", json!({ "path": arguments.out, "bytes": bytes, "tokens": tokens }))?;
+        writeln!(
+            out,
+            "{}",
+            json!({ "path": arguments.out, "bytes": bytes, "tokens": tokens, "weight_bytes": weight_bytes })
+        )?;
     } else {
         writeln!(out, "{path}: {tokens} tokens in {}", ByteSize(bytes))?;
+        eprintln!("weights could stay in {weight_bytes} bytes: `smoke trace replay {path} --memory {weight_bytes}`");
     }
     Ok(())
 }
