@@ -49,11 +49,14 @@ fn per_step(uses: f64, half_life: f64) -> f64 {
     uses * std::f64::consts::LN_2 / half_life
 }
 
-/// Classes of steps since a unit's latest use: a class for each power of two, the last for all that is older.
-const AGES: usize = 40;
+/// Classes of steps since a unit's latest use: four for each power of two, the last for all that is older.
+const AGES: usize = 128;
 
 /// Uses that are thought to have come as the rates say before any were seen, in each class.
 const PRIOR: f64 = 16.0;
+
+/// The ages are weighed anew after so many uses.
+const USES_BETWEEN: u32 = 64;
 
 /// How the uses that come at an age compare with those that the rates alone let expect.
 #[derive(Debug)]
@@ -61,37 +64,51 @@ struct Ages {
     came: [f64; AGES],
     expected: [f64; AGES],
     factors: [f64; AGES],
+    uses_since: u32,
 }
 
 impl Default for Ages {
     fn default() -> Self {
-        Self { came: [PRIOR; AGES], expected: [PRIOR; AGES], factors: [1.0; AGES] }
+        Self { came: [PRIOR; AGES], expected: [PRIOR; AGES], factors: [1.0; AGES], uses_since: 0 }
     }
 }
 
 impl Ages {
+    /// Ages up to 7 have their own class; from there on, each quarter of an octave.
     fn class(age: u64) -> usize {
-        (age.max(1).ilog2() as usize).min(AGES - 1)
+        let octave = age.max(1).ilog2();
+        let class = if octave < 2 { age } else { u64::from(octave - 1) * 4 + ((age >> (octave - 2)) & 3) };
+        (class as usize).min(AGES - 1)
+    }
+
+    /// The first age of a class.
+    fn start(class: usize) -> u64 {
+        if class < 4 { class as u64 } else { (4 + class as u64 % 4) << (class / 4 - 1) }
     }
 
     /// A unit was used after `age` steps without a use, in which its rate was `rate`.
     fn learn(&mut self, age: u64, rate: f64) {
         let last = Self::class(age);
         for class in 0..last {
-            self.expected[class] += rate * (1_u64 << class) as f64;
+            self.expected[class] += rate * (Self::start(class + 1) - Self::start(class)) as f64;
         }
-        self.expected[last] += rate * (age - (1 << last) + 1) as f64;
+        self.expected[last] += rate * (age - Self::start(last)) as f64;
         self.came[last] += 1.0;
+        self.uses_since += 1;
     }
 
     /// Settles what the ages are worth now: of all stretches that begin with a class, the one with the most uses per step,
     /// since a unit that is used rarely at its age may be used often a little later.
     fn look_ahead(&mut self) {
-        for class in 0..AGES {
+        if self.uses_since < USES_BETWEEN {
+            return;
+        }
+        self.uses_since = 0;
+        for class in 0..AGES - 1 {
             let (mut uses, mut steps) = (0.0, 0.0);
             self.factors[class] = 0.0;
-            for later in class..AGES {
-                let len = (1_u64 << later) as f64;
+            for later in class..AGES - 1 {
+                let len = (Self::start(later + 1) - Self::start(later)) as f64;
                 uses += self.came[later] / self.expected[later] * len;
                 steps += len;
                 self.factors[class] = f64::max(self.factors[class], uses / steps);
@@ -179,5 +196,31 @@ impl EvictionPolicy for Hybrid {
         self.ages.look_ahead();
         let half_life = self.half_life();
         worth::least(request, |unit| self.worth(unit, request.forecast.next_use(unit), half_life))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_lies_in_its_class() {
+        for age in (1..5000).chain([1 << 20, (1 << 32) - 1]) {
+            let class = Ages::class(age);
+            assert!(Ages::start(class) <= age && age < Ages::start(class + 1), "{age} in {class}");
+        }
+        assert_eq!(Ages::class(u64::MAX), AGES - 1);
+    }
+
+    /// All uses come at an age of ten steps: that age is worth most, the one before nearly as much, and a greater one no more
+    /// than its rate.
+    #[test]
+    fn what_comes_at_an_age_is_learnt() {
+        let mut ages = Ages::default();
+        (0..100_000).for_each(|_| ages.learn(10, 0.01));
+        ages.look_ahead();
+        // One use in the step that was expected to bring a hundredth; with that of a step before, one in two.
+        let [before, at, after] = [9, 10, 12].map(|age| ages.factor(age));
+        assert!(at > 50.0 && before > 30.0 && after < 1.1, "{before} {at} {after}");
     }
 }
