@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::run::{cargo, output};
 
-const CRATES: [&str; 8] = [
+const CRATES: [&str; 9] = [
     "smoke-core",
     "smoke-cache",
     "smoke-predict",
@@ -13,6 +13,7 @@ const CRATES: [&str; 8] = [
     "smoke-prefetch",
     "smoke-convert",
     "smoke-hub",
+    "smoke-replay",
 ];
 
 /// Names of a framework's crates start with one of these.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use smoke_cache::policy::{self, Pinned};
+use smoke_cache::policy::{self, Known, PinnedUnits};
 use smoke_cache::{Budget, Cache, EvictionPolicy, EvictionRequest, Incoming};
-use smoke_core::{ExpectedUse, Forecast, NextUse, Purpose, UnitId};
+use smoke_core::{ExpectedUse, Forecast, NextUse, Purpose, UnitId, UnitInfo, UnitKind};
 
 const SIZES: [u32; 3] = [10, 1_000, 100_000];
 const REPEATS: usize = 5;
@@ -58,9 +58,12 @@ impl EvictionPolicy for Noting {
 }
 
 fn policies(units: u32) -> Vec<(&'static str, Box<dyn EvictionPolicy>)> {
-    let pinned = Pinned::new((0..units).filter(|unit| unit % 4 > 0).map(UnitId));
-    let named = policy::NAMES.iter().filter_map(|&name| Some((name, policy::by_name(name)?)));
-    named.chain([("pinned", Box::new(pinned) as Box<dyn EvictionPolicy>)]).collect()
+    let known = Known {
+        // Of 64 layers.
+        units: (0..units).map(|unit| UnitInfo { bytes: 1, layer: Some(unit % 64), kind: UnitKind::Expert }).collect(),
+        pinned: PinnedUnits::new((0..units).filter(|unit| unit % 4 > 0).map(UnitId)),
+    };
+    policy::NAMES.iter().filter_map(|&name| Some((name, policy::by_name(name, &known)?))).collect()
 }
 
 fn load(cache: &Cache<()>, unit: u32, units: u32) {
@@ -111,8 +114,8 @@ fn main() {
         println!("[{}]", rows.iter().map(row).collect::<Vec<_>>().join(","));
         return;
     }
-    println!("{:<10} {:>8} {:>12} {:>22}", "policy", "units", "lease, ns", "reserve and evict, us");
+    println!("{:<14} {:>8} {:>12} {:>22}", "policy", "units", "lease, ns", "reserve and evict, us");
     for (name, units, lease_ns, evict_ns) in rows {
-        println!("{name:<10} {units:>8} {lease_ns:>12.0} {:>22.2}", evict_ns / 1000.0);
+        println!("{name:<14} {units:>8} {lease_ns:>12.0} {:>22.2}", evict_ns / 1000.0);
     }
 }

@@ -27,37 +27,64 @@ impl ByteHits {
     }
 }
 
-/// The most bytes that any policy can hit on `trace` with `capacity_bytes` of memory, knowing the future.
+/// The most bytes that any policy can hit with `capacity_bytes` of memory, knowing the future.
 ///
-/// It is Belady's MIN (1966) with bytes for pages: a unit may be kept in part, and what is used need not be kept at all.
-/// Every policy that keeps whole units is also a policy on bytes, so no policy hits more, whatever the sizes. Where
-/// all units have one size and the capacity is a multiple of it, whole units reach it, provided that a unit may be used
-/// without being kept.
+/// `steps` are the uses in order, those that happen together in one slice: their units are in memory at the same time.
+/// Where each use is a step, pass `trace.chunks(1)`.
 ///
-/// `unit_bytes[u]` is the size of unit `u`. Takes O(n log n) time for n accesses.
+/// It is Belady's MIN (1966) with bytes for pages: a unit may be kept in part, but is whole while it is used. What is kept
+/// of a unit between two of its uses takes room at every step in between, and saves as many bytes as it takes; of
+/// intervals that are worth the same, the best choice gives up the one that ends last wherever too many overlap (the
+/// greedy rule for packing intervals, Carlisle and Lloyd 1995). Whatever keeps whole units is such a choice too, so no
+/// policy hits more, whatever the sizes. **Where all units have one size, it is exact**: the greedy choice keeps
+/// whole units then, and so is Belady's own. Room that no set of units fills, since it is no multiple of the sizes'
+/// greatest common divisor, does not count.
+///
+/// `unit_bytes[u]` is the size of unit `u`. A step that does not fit at all passes through and displaces nothing. Takes
+/// O(n log n) time for n accesses.
 ///
 /// # Panics
-/// If the trace names a unit that has no size.
-pub fn min_bound(trace: &[UnitId], unit_bytes: &[u64], capacity_bytes: u64) -> ByteHits {
-    let next_uses = next_uses(trace, unit_bytes.len());
+/// If a step names a unit that has no size.
+pub fn min_bound<'a>(
+    steps: impl IntoIterator<Item = &'a [UnitId]>,
+    unit_bytes: &[u64],
+    capacity_bytes: u64,
+) -> ByteHits {
+    let steps: Vec<&[UnitId]> = steps.into_iter().collect();
+    let mut next_uses = next_uses(&steps, unit_bytes.len()).into_iter();
+    let divisor = unit_bytes.iter().fold(0, |divisor, &bytes| greatest_common_divisor(divisor, bytes));
+    let capacity_bytes = capacity_bytes - capacity_bytes % divisor.max(1);
     let mut kept = vec![0_u64; unit_bytes.len()];
+    let mut last_step = vec![usize::MAX; unit_bytes.len()];
+    // What is kept and may go, the latest next use last.
     let mut by_next_use: BTreeSet<(usize, UnitId)> = BTreeSet::new();
     let (mut total, mut hits) = (0, ByteHits::default());
-    for (step, &unit) in trace.iter().enumerate() {
-        let bytes = unit_bytes[unit.index()];
-        let before = std::mem::replace(&mut kept[unit.index()], bytes);
-        by_next_use.remove(&(step, unit));
-        hits.accessed_bytes += bytes;
-        hits.hit_bytes += before;
-        total += bytes - before;
-        by_next_use.insert((next_uses[step], unit));
+    for (now, units) in steps.iter().enumerate() {
+        let first = |unit: &&UnitId| std::mem::replace(&mut last_step[unit.index()], now) != now;
+        let step_bytes: u64 = units.iter().filter(first).map(|unit| unit_bytes[unit.index()]).sum();
+        let fits = step_bytes <= capacity_bytes;
+        for unit in *units {
+            let (bytes, kept) = (unit_bytes[unit.index()], &mut kept[unit.index()]);
+            hits.accessed_bytes += bytes;
+            hits.hit_bytes += *kept;
+            by_next_use.remove(&(now, *unit));
+            if fits {
+                total += bytes - *kept;
+                *kept = bytes;
+            }
+        }
         while total > capacity_bytes {
-            let (next_use, furthest) = by_next_use.pop_last().expect("what takes bytes is in the set");
+            let Some((next_use, furthest)) = by_next_use.pop_last() else { break };
             let given_up = kept[furthest.index()].min(total - capacity_bytes);
             kept[furthest.index()] -= given_up;
             total -= given_up;
             if kept[furthest.index()] > 0 {
                 by_next_use.insert((next_use, furthest));
+            }
+        }
+        for (unit, next_use) in units.iter().zip(&mut next_uses) {
+            if kept[unit.index()] > 0 {
+                by_next_use.insert((next_use, *unit));
             }
         }
     }
@@ -106,14 +133,20 @@ pub fn replay(trace: &[UnitId], unit_bytes: &[u64], capacity_bytes: u64, policy:
     hits
 }
 
-/// For each step, the step of the next use of the same unit, or `usize::MAX`.
-fn next_uses(trace: &[UnitId], units: usize) -> Vec<usize> {
+/// For each use, the step in which the same unit is used next, or `usize::MAX`.
+fn next_uses(steps: &[&[UnitId]], units: usize) -> Vec<usize> {
     let mut upcoming = vec![usize::MAX; units];
-    let mut next = vec![usize::MAX; trace.len()];
-    for (step, unit) in trace.iter().enumerate().rev() {
-        next[step] = std::mem::replace(&mut upcoming[unit.index()], step);
+    let mut next = Vec::with_capacity(steps.iter().map(|units| units.len()).sum());
+    for (step, units) in steps.iter().enumerate().rev() {
+        next.extend(units.iter().rev().map(|unit| upcoming[unit.index()]));
+        units.iter().for_each(|unit| upcoming[unit.index()] = step);
     }
+    next.reverse();
     next
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 /// The true future, as a forecast.

@@ -64,6 +64,18 @@ pub struct EvictionRequest<'a> {
     pub forecast: &'a dyn Forecast,
 }
 
+impl EvictionRequest<'_> {
+    /// Whether `unit` is one of the candidates, in O(log n).
+    pub fn is_candidate(&self, unit: UnitId) -> bool {
+        self.candidates.binary_search_by_key(&unit, |candidate| candidate.unit).is_ok()
+    }
+
+    /// Whether nobody waits for what comes in.
+    pub fn is_prefetch(&self) -> bool {
+        self.incoming.is_some_and(|incoming| incoming.purpose == Purpose::Prefetch)
+    }
+}
+
 /// A unit that may be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {

@@ -2,6 +2,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use smoke_replay::predictors;
 use smoke_runtime::convert::DtypeRule;
 use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES};
 
@@ -35,18 +36,23 @@ pub(crate) enum Command {
   smoke convert model.gguf models/model --dtype bf16 --shard-size 5GB
   smoke convert models/llama small.gguf --dtype 'lm_head.*=keep' --dtype '*.mlp.*=q4_0' --dtype q8_0")]
     Convert(ConvertArguments),
+    /// Records which weights a model uses, and tries policies on such a recording.
+    #[command(subcommand)]
+    Trace(TraceCommand),
 }
 
 impl Command {
-    /// What every subcommand has in common.
-    pub(crate) fn model(&mut self) -> &mut ModelArguments {
-        match self {
+    /// The model, of the subcommands that take one.
+    pub(crate) fn model(&mut self) -> Option<&mut ModelArguments> {
+        Some(match self {
             Self::Run(arguments) => &mut arguments.model,
             Self::Inspect(arguments) => &mut arguments.model,
             Self::Plan(arguments) => &mut arguments.model,
             Self::Pack(arguments) => &mut arguments.model,
             Self::Convert(arguments) => &mut arguments.model,
-        }
+            Self::Trace(TraceCommand::Record(arguments)) => &mut arguments.run.model,
+            Self::Trace(_) => return None,
+        })
     }
 }
 
@@ -177,4 +183,69 @@ pub(crate) struct ConvertArguments {
     /// Replace what is there under that name, when all else is done.
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// Runs a model and records which weights it uses, when, and what its predictors expect.
+    ///
+    /// What is recorded does not depend on the memory that is allowed.
+    #[command(after_help = "Example:
+  smoke trace record models/smollm2 --memory 50MB --prompt \"Why is the sky blue?\" --out smollm2.trace")]
+    Record(RecordArguments),
+    /// Says what a recording has in it.
+    Show(ShowArguments),
+    /// Replays a recording: what each policy would hit with some memory, beside the best that is possible.
+    ///
+    /// Nothing is read ahead in a replay, and all of the memory is for weights.
+    #[command(after_help = "Examples:
+  smoke trace replay smollm2.trace --memory 25MB,50MB,75MB
+  smoke trace replay moe.trace --memory 1GB --policy hybrid,per-layer-lru,lru --svg moe.svg")]
+    Replay(ReplayArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecordArguments {
+    #[command(flatten)]
+    pub(crate) run: RunArguments,
+    /// The recording.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArguments {
+    /// A recording.
+    pub(crate) trace: PathBuf,
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArguments {
+    /// A recording.
+    pub(crate) trace: PathBuf,
+    /// How much memory weights may take: one size or several, as in 800M,1.5GB,3GiB.
+    #[arg(long, value_name = "SIZE", value_delimiter = ',', required = true)]
+    pub(crate) memory: Vec<ByteSize>,
+    /// What to evict when memory is full: one name, several, or `all`.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = ALL, value_parser = policy_names())]
+    pub(crate) policy: Vec<String>,
+    /// Who says what is used next: the schedule of the shared weights, a Markov chain, the recording itself, or nobody.
+    #[arg(long, value_name = "NAME", default_value = predictors::NAMES[0], value_parser = predictors::NAMES.to_vec())]
+    pub(crate) predictor: String,
+    /// Draw the hit rates over memory, from the least that runs the recording to all of its weights.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Print one JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Every policy.
+pub(crate) const ALL: &str = "all";
+
+fn policy_names() -> Vec<&'static str> {
+    POLICY_NAMES.iter().copied().chain([ALL]).collect()
 }

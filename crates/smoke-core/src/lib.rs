@@ -34,4 +34,4 @@ pub use encoding::Encoding;
 pub use forecast::{ExpectedUse, Forecast, NextUse, NoForecast};
 pub use purpose::Purpose;
 pub use step::{Access, Step};
-pub use unit::UnitId;
+pub use unit::{UnitId, UnitInfo, UnitKind};

@@ -19,3 +19,25 @@ impl fmt::Display for UnitId {
         write!(f, "unit {}", self.0)
     }
 }
+
+/// What is known of a unit before anything is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UnitInfo {
+    /// What it takes in memory.
+    pub bytes: u64,
+    /// The layer that it belongs to, where it belongs to one.
+    pub layer: Option<u32>,
+    /// How it is used.
+    pub kind: UnitKind,
+}
+
+/// How a unit is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UnitKind {
+    /// By every pass.
+    #[default]
+    Shared,
+    /// By the passes whose router chooses it: an expert of a layer.
+    Expert,
+}

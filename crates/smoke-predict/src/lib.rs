@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`CyclicPredictor`] | the order of one pass, which repeats | dense models: the architecture tells the order |
 //! | [`MarkovPredictor`] | nothing at first; learns which unit follows which | models whose order nobody told |
+//! | [`OraclePredictor`] | a recording of what will happen | measuring how good the others are |
 //!
 //! [`Scored`] wraps either and counts how often it was right, beside two baselines that cost nothing.
 //!
@@ -38,11 +39,13 @@
 pub mod conformance;
 mod cyclic;
 mod markov;
+mod oracle;
 mod predictor;
 mod scored;
 
 pub use cyclic::CyclicPredictor;
 pub use markov::MarkovPredictor;
+pub use oracle::OraclePredictor;
 pub use predictor::AccessPredictor;
 pub use scored::{Accuracy, Scored};
 pub use smoke_core::{Access, ExpectedUse, Forecast, NextUse, NoForecast, Step, UnitId};

@@ -27,7 +27,6 @@ pub struct StreamerBuilder {
     io_threads: usize,
     retry: Retry,
     read_ahead_bytes: Option<u64>,
-    record_trace: bool,
     patience: Duration,
 }
 
@@ -43,7 +42,6 @@ impl StreamerBuilder {
             io_threads: 4,
             retry: Retry::default(),
             read_ahead_bytes: None,
-            record_trace: false,
             patience: Duration::from_secs(30),
         }
     }
@@ -85,12 +83,6 @@ impl StreamerBuilder {
         self
     }
 
-    /// Whether [`Streamer::trace`] records; off by default, since a trace grows without end.
-    pub fn record_trace(mut self, record: bool) -> Self {
-        self.record_trace = record;
-        self
-    }
-
     /// What stalls are measured with and retries wait on; for tests.
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Arc::new(clock);
@@ -121,7 +113,6 @@ impl StreamerBuilder {
             unit_bytes,
             io_threads: self.io_threads,
             read_ahead_bytes: self.read_ahead_bytes,
-            record_trace: self.record_trace,
             patience: self.patience,
         };
         let reader = Reader {

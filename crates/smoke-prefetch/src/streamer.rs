@@ -12,6 +12,7 @@ use crate::error::StreamError;
 use crate::lease::UnitLease;
 use crate::load::{Load, LoadError};
 use crate::loader::Loader;
+use crate::observed::{Observed, Observer};
 use crate::planner::{Snapshot, default_read_ahead_bytes, horizon_steps, next_loads};
 use crate::queue::Priority;
 use crate::reader::{Reader, Staged};
@@ -43,7 +44,6 @@ pub(crate) struct Setting {
     pub(crate) unit_bytes: Vec<u64>,
     pub(crate) io_threads: usize,
     pub(crate) read_ahead_bytes: Option<u64>,
-    pub(crate) record_trace: bool,
     pub(crate) patience: Duration,
 }
 
@@ -64,7 +64,7 @@ struct Inner {
 struct Foresight {
     predictor: Box<dyn AccessPredictor>,
     step: Step,
-    trace: Vec<UnitId>,
+    observer: Option<Observer>,
     /// Units that were read ahead, or are being, and have not been used since. The cache and the loader are the truth:
     /// what neither of them has any more is forgotten before each plan, and may be loaded again.
     ahead: Vec<UnitId>,
@@ -95,7 +95,7 @@ impl Streamer {
         let foresight = Foresight {
             predictor,
             step: Step(0),
-            trace: Vec::new(),
+            observer: None,
             ahead: Vec::new(),
             in_flight: Vec::new(),
             upcoming: Vec::new(),
@@ -174,6 +174,9 @@ impl Streamer {
     /// Tells the predictor what somebody outside expects, and reads ahead by what it makes of that.
     pub fn hint(&self, expected: &[ExpectedUse]) {
         let mut foresight = self.inner.foresight();
+        if let Some(observer) = &mut foresight.observer {
+            observer(Observed::Hints(expected));
+        }
         foresight.predictor.hint(expected);
         self.inner.plan(&mut foresight);
     }
@@ -251,9 +254,14 @@ impl Streamer {
         *self.inner.stats_start() = now;
     }
 
-    /// The units acquired so far, in order; empty unless the builder was told to record.
-    pub fn trace(&self) -> Vec<UnitId> {
-        self.inner.foresight().trace.clone()
+    /// Tells `observer` of every use and every hint from now on, in order, instead of whoever was told before; `None` tells
+    /// nobody. This is how traces are recorded.
+    ///
+    /// It is called under a lock, before the predictor is told, so it should be quick, and must not use the streamer.
+    pub fn set_observer(&self, observer: Option<Box<dyn FnMut(Observed<'_>) + Send>>) {
+        let before = std::mem::replace(&mut self.inner.foresight().observer, observer);
+        // Outside the lock, for who knows what it holds.
+        drop(before);
     }
 
     /// Which parts make which unit.
@@ -509,13 +517,13 @@ impl Inner {
     fn observe(&self, units: &[UnitId], on_time: u64) {
         self.reader.counters.add_accesses(units.len() as u64, on_time);
         let mut foresight = self.foresight();
+        if let Some(observer) = &mut foresight.observer {
+            observer(Observed::Uses(units));
+        }
         for &unit in units {
             let step = foresight.step;
             foresight.predictor.observe(Access { step, unit });
             foresight.step = step.next();
-            if self.setting.record_trace {
-                foresight.trace.push(unit);
-            }
             foresight.ahead.retain(|&ahead| ahead != unit);
         }
         self.plan(&mut foresight);

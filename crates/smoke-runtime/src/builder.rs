@@ -2,10 +2,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use smoke_burn::{DeviceKind, Layout, Weights};
-use smoke_cache::policy::{self, Pinned, PinnedUnits};
+use smoke_cache::policy::{self, Known, PinnedUnits};
 use smoke_cache::{Budget, EvictionPolicy};
 use smoke_convert::{Converted, DtypeRule, DtypeRules};
-use smoke_core::ByteSize;
+use smoke_core::{ByteSize, UnitInfo, UnitKind};
 use smoke_models::AutoModel;
 use smoke_models::parts::KvEncoding;
 use smoke_models::text::Tokenizer;
@@ -18,7 +18,7 @@ use crate::plan::Sizes;
 use crate::runtime::Runtime;
 
 /// The names that [`RuntimeBuilder::policy_name`] takes: the plan's own policy first.
-pub const POLICY_NAMES: &[&str] = &["pinned", "next-use", "lru", "lfu", "fifo"];
+pub use smoke_cache::policy::NAMES as POLICY_NAMES;
 
 /// Says how a model is opened. Made by [`Runtime::builder`].
 #[derive(Debug)]
@@ -28,10 +28,16 @@ pub struct RuntimeBuilder {
     device: DeviceKind,
     reader: Option<ReaderKind>,
     dtypes: Result<DtypeRules, RuntimeError>,
-    policy: Result<Option<Box<dyn EvictionPolicy>>, RuntimeError>,
+    policy: Result<Policy, RuntimeError>,
     predictor: Option<Box<dyn AccessPredictor>>,
     models: AutoModel,
     kv_encoding: KvEncoding,
+}
+
+#[derive(Debug)]
+enum Policy {
+    Own(Box<dyn EvictionPolicy>),
+    Named(String),
 }
 
 impl RuntimeBuilder {
@@ -42,7 +48,7 @@ impl RuntimeBuilder {
             device: DeviceKind::Cpu,
             reader: None,
             dtypes: Ok(DtypeRules::new()),
-            policy: Ok(None),
+            policy: Ok(Policy::Named(POLICY_NAMES[0].to_owned())),
             predictor: None,
             models: AutoModel::default(),
             kv_encoding: KvEncoding::default(),
@@ -94,18 +100,15 @@ impl RuntimeBuilder {
     /// What to evict when memory is full. Unless said: a fixed set of units stays and the others stream, which is the
     /// best that can be done for a schedule that repeats.
     pub fn policy(mut self, policy: impl EvictionPolicy + 'static) -> Self {
-        self.policy = Ok(Some(Box::new(policy)));
+        self.policy = Ok(Policy::Own(Box::new(policy)));
         self
     }
 
     /// A policy by its name, one of [`POLICY_NAMES`].
     pub fn policy_name(mut self, name: &str) -> Self {
-        self.policy = match name {
-            "pinned" => Ok(None),
-            _ => policy::by_name(name)
-                .map(Some)
-                .ok_or_else(|| RuntimeError::UnknownPolicy { name: name.to_owned(), known: POLICY_NAMES.join(", ") }),
-        };
+        let named = || Policy::Named(name.to_owned());
+        let unknown = || RuntimeError::UnknownPolicy { name: name.to_owned(), known: POLICY_NAMES.join(", ") };
+        self.policy = POLICY_NAMES.contains(&name).then(named).ok_or_else(unknown);
         self
     }
 
@@ -167,7 +170,14 @@ impl RuntimeBuilder {
         };
         let plan = sizes.plan(budget_bytes, 1)?;
         let pinned = PinnedUnits::new(plan.pinned);
-        let policy = policy.unwrap_or_else(|| Box::new(Pinned::following(pinned.clone())));
+        let policy = match policy {
+            Policy::Own(policy) => policy,
+            Policy::Named(name) => {
+                let info = |unit| UnitInfo { bytes: units.buffer_bytes(unit), layer: None, kind: UnitKind::Shared };
+                let known = Known { units: units.units().map(info).collect(), pinned: pinned.clone() };
+                policy::by_name(&name, &known).expect("the name was looked up when it was given")
+            }
+        };
         let predictor = self.predictor.unwrap_or_else(|| Box::new(CyclicPredictor::new(schedule.clone())));
         // Past the page cache as many read as the disk was measured with; through it, more hide its copies.
         let is_direct = |kind| matches!(kind, ReaderKind::Uring | ReaderKind::Direct);

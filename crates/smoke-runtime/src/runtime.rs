@@ -330,7 +330,7 @@ impl Generation<'_> {
         let unit_bytes: Vec<u64> = streamer.units().units().map(|unit| streamer.units().buffer_bytes(unit)).collect();
         let hits = |passes: usize| {
             let trace: Vec<UnitId> = schedule.iter().copied().cycle().take(schedule.len() * passes).collect();
-            min_bound(&trace, &unit_bytes, self.plan.weight_capacity_bytes())
+            min_bound(trace.chunks(1), &unit_bytes, self.plan.weight_capacity_bytes())
         };
         let passes = self.progress.passes;
         let whole = hits(passes.min(SIMULATED));

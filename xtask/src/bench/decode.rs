@@ -10,10 +10,10 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use smoke_replay::chart::{Chart, Scale, Series, Style};
 
 use super::cgroup::MemoryGroup;
 use super::llama_cpp::LlamaCpp;
-use super::plot::{Kind, Series, svg};
 use super::random_model::{self, RandomModel};
 use super::smoke::{Smoke, json_of, number, spread};
 
@@ -247,13 +247,22 @@ fn picture(title: &str, model_bytes: u64, cases: &[Case]) -> Result<String> {
             .collect()
     };
     let bound = cases.iter().map(|case| (at(case), spread(case.bounds.clone())[1])).collect();
-    let series = |name: &str, colour, kind, points| Series { name: name.to_owned(), colour, kind, points };
+    let series = |name: &str, colour, style, points| Series { name: name.to_owned(), colour, style, points };
     let all = [
-        series("physical bound", "#888", Kind::Line, bound),
-        series("Smoke Runtime", "#d9480f", Kind::Marks, points(|case| &case.smoke)?),
-        series("llama.cpp (mmap)", "#1c7ed6", Kind::Marks, points(|case| &case.llama_cpp)?),
+        series("physical bound", "#888", Style::Dashed, bound),
+        series("Smoke Runtime", "#d9480f", Style::Marked, points(|case| &case.smoke)?),
+        series("llama.cpp (mmap)", "#1c7ed6", Style::Marked, points(|case| &case.llama_cpp)?),
     ];
-    Ok(svg(title, model_bytes as f64, &all))
+    let chart = Chart {
+        title,
+        x_label: &format!("memory limit, GB (the model: {:.2})", model_bytes as f64 / 1e9),
+        x_unit: 1e9,
+        y_label: "tokens per second",
+        y_scale: Scale::Logarithmic,
+        mark: Some(model_bytes as f64),
+        series: &all,
+    };
+    Ok(chart.svg())
 }
 
 fn print_json(cases: &[Case]) -> Result<()> {

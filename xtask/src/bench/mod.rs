@@ -7,7 +7,6 @@ mod cgroup;
 mod decode;
 mod llama_cpp;
 mod parts;
-mod plot;
 mod policies;
 mod random_model;
 mod smoke;

@@ -1,14 +1,13 @@
-use std::collections::HashMap;
-
 use smoke_core::UnitId;
 
+use super::ranking::Ranking;
 use crate::eviction::{EvictionPolicy, EvictionRequest};
 
 /// Least frequently used since it was loaded; of equals, the least recently used.
 #[derive(Debug, Default)]
 pub struct Lfu {
     clock: u64,
-    uses: HashMap<UnitId, Uses>,
+    uses: Ranking<Uses>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,8 +19,8 @@ struct Uses {
 impl Lfu {
     fn touch(&mut self, unit: UnitId, uses: u64) {
         self.clock += 1;
-        let entry = self.uses.entry(unit).or_default();
-        *entry = Uses { count: entry.count + uses, latest: self.clock };
+        let count = self.uses.key(unit).map_or(0, |before| before.count) + uses;
+        self.uses.set(unit, Uses { count, latest: self.clock });
     }
 }
 
@@ -35,11 +34,10 @@ impl EvictionPolicy for Lfu {
     }
 
     fn on_remove(&mut self, unit: UnitId) {
-        self.uses.remove(&unit);
+        self.uses.remove(unit);
     }
 
     fn victim(&mut self, request: &EvictionRequest<'_>) -> Option<UnitId> {
-        let least = request.candidates.iter().min_by_key(|candidate| self.uses.get(&candidate.unit));
-        least.map(|candidate| candidate.unit)
+        self.uses.first(request)
     }
 }

@@ -1,20 +1,19 @@
-use std::collections::HashMap;
-
 use smoke_core::UnitId;
 
+use super::ranking::Ranking;
 use crate::eviction::{EvictionPolicy, EvictionRequest};
 
 /// Least recently used. On a cyclic scan that does not fit it never hits: what it evicts is always what comes next.
 #[derive(Debug, Default)]
 pub struct Lru {
     clock: u64,
-    used: HashMap<UnitId, u64>,
+    used: Ranking<u64>,
 }
 
 impl Lru {
     fn touch(&mut self, unit: UnitId) {
         self.clock += 1;
-        self.used.insert(unit, self.clock);
+        self.used.set(unit, self.clock);
     }
 }
 
@@ -28,11 +27,10 @@ impl EvictionPolicy for Lru {
     }
 
     fn on_remove(&mut self, unit: UnitId) {
-        self.used.remove(&unit);
+        self.used.remove(unit);
     }
 
     fn victim(&mut self, request: &EvictionRequest<'_>) -> Option<UnitId> {
-        let oldest = request.candidates.iter().min_by_key(|candidate| self.used.get(&candidate.unit));
-        oldest.map(|candidate| candidate.unit)
+        self.used.first(request)
     }
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use smoke_cache::conformance::ScriptedForecast;
-use smoke_cache::policy::{self, Lru, NextUse};
-use smoke_cache::{Budget, Cache, EvictionPolicy, Incoming, Lease, Permit, Reservation, ReserveError};
+use smoke_cache::policy::{Lru, NextUse};
+use smoke_cache::{Budget, Cache, Incoming, Lease, Permit, Reservation, ReserveError};
 use smoke_core::{NoForecast, Purpose, UnitId};
 
 /// A value whose memory is counted apart from the ledger.
@@ -61,14 +61,10 @@ fn take<T>(from: &mut Vec<T>, at: usize) -> Option<T> {
     (!from.is_empty()).then(|| from.swap_remove(at % from.len()))
 }
 
-fn policies() -> Vec<Box<dyn EvictionPolicy>> {
-    policy::NAMES.iter().filter_map(|name| policy::by_name(name)).collect()
-}
-
 proptest! {
     #[test]
     fn the_budget_holds_and_leases_stay(steps in steps(), sizes in prop::array::uniform8(1..60_u64)) {
-        for policy in policies() {
+        for policy in crate::policies::all() {
             let held = Arc::new(AtomicU64::new(0));
             let cache: Cache<Memory> = Cache::new(Budget::new(100), policy);
             let mut reserved: Vec<Reservation<Memory>> = Vec::new();
@@ -253,7 +249,7 @@ fn evicting_to_a_limit_leaves_only_what_is_in_use() {
 fn a_prefetch_evicts_nothing_that_is_needed_before_it() {
     let distances = [(0, 4), (1, 6), (2, 5), (3, 5)].map(|(unit, distance)| (UnitId(unit), distance));
     let forecast = ScriptedForecast { distances: distances.into() };
-    for policy in policies() {
+    for policy in crate::policies::all() {
         let name = format!("{policy:?}");
         let cache: Cache<()> = Cache::new(Budget::new(3), policy);
         let reserve = |unit, bytes| cache.reserve(Incoming { unit, bytes, purpose: Purpose::Prefetch }, &forecast);

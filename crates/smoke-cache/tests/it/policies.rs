@@ -1,24 +1,35 @@
-use smoke_cache::policy::{self, Fifo, Lfu, Lru, NextUse, Pinned};
+use smoke_cache::policy::{self, Hybrid, Known, Lru, NextUse, Pinned, PinnedUnits};
 use smoke_cache::{Candidate, EvictionPolicy, EvictionRequest, Incoming, conformance};
-use smoke_core::{Purpose, UnitId};
+use smoke_core::{Purpose, UnitId, UnitInfo, UnitKind};
 
-#[test]
-fn every_policy_keeps_the_rules() {
-    conformance::all(Lru::default);
-    conformance::all(Lfu::default);
-    conformance::all(Fifo::default);
-    conformance::all(|| NextUse);
-    conformance::all(|| Pinned::new([1, 4, 9, 11].map(UnitId)));
+/// Units 0 to 15 in four layers of four.
+pub(crate) fn known() -> Known {
+    let unit = |unit: u32| UnitInfo { bytes: 10, layer: Some(unit / 4), kind: UnitKind::Expert };
+    Known { units: (0..16).map(unit).collect(), pinned: PinnedUnits::new([0, 2, 3].map(UnitId)) }
+}
+
+/// One of every name.
+pub(crate) fn all() -> Vec<Box<dyn EvictionPolicy>> {
+    policy::NAMES.iter().map(|name| policy::by_name(name, &known()).unwrap()).collect()
 }
 
 #[test]
-fn every_name_is_a_policy() {
+fn every_policy_keeps_the_rules() {
     for name in policy::NAMES {
-        let policy = policy::by_name(name).unwrap();
-        let debug = format!("{policy:?}").to_lowercase();
-        assert!(debug.starts_with(&name.replace('-', "")), "{name} is {debug}");
+        conformance::all(|| policy::by_name(name, &known()).unwrap());
+        conformance::all(|| policy::by_name(name, &Known::default()).unwrap());
     }
-    assert!(policy::by_name("clairvoyant").is_none());
+    conformance::all(|| Pinned::new([1, 4, 9, 11].map(UnitId)).otherwise(Lru::default()));
+    conformance::all(|| Hybrid::default().with_half_life(1).with_horizon(5));
+}
+
+#[test]
+fn every_name_is_a_policy_of_its_own() {
+    let mut shown: Vec<String> = all().iter().map(|policy| format!("{policy:?}")).collect();
+    shown.sort();
+    shown.dedup();
+    assert_eq!(shown.len(), policy::NAMES.len());
+    assert!(policy::by_name("clairvoyant", &known()).is_none());
 }
 
 fn ask(policy: &mut dyn EvictionPolicy, purpose: Purpose, distances: &[(u32, u64)], candidates: &[u32]) -> Option<u32> {
@@ -47,4 +58,13 @@ fn pinned_units_go_last() {
     assert_eq!(ask(&mut policy, Purpose::Prefetch, &distances, &[0, 1]), Some(0));
     assert_eq!(ask(&mut policy, Purpose::Prefetch, &distances, &[1]), None);
     assert_eq!(ask(&mut policy, Purpose::Demand, &distances, &[1]), Some(1));
+}
+
+#[test]
+fn another_policy_chooses_among_what_is_not_pinned() {
+    let mut policy = Pinned::new([UnitId(1)]).otherwise(Lru::default());
+    [1, 0, 2].into_iter().for_each(|unit| policy.on_insert(UnitId(unit), 1));
+    policy.on_access(UnitId(0));
+    let distances = [(0, 100), (1, 60), (2, 2), (9, 1)];
+    assert_eq!(ask(&mut policy, Purpose::Demand, &distances, &[0, 1, 2]), Some(2));
 }

@@ -5,6 +5,7 @@ mod inspect;
 mod pack;
 mod plan;
 mod run;
+pub(crate) mod trace;
 
 use std::error::Error;
 

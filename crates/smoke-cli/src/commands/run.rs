@@ -18,17 +18,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
         smoke_runtime::set_threads(threads.get())?;
     }
     let runtime = open(&arguments.model, &arguments.memory, &arguments.policy)?;
-    let options = GenerateOptions {
-        max_tokens: arguments.max_tokens,
-        sampling: Sampling {
-            temperature: arguments.temperature,
-            top_k: arguments.top_k,
-            top_p: arguments.top_p,
-            seed: arguments.seed,
-        },
-        at_end: if arguments.ignore_eos { AtEnd::Ignore } else { AtEnd::Stop },
-    };
-    let mut generation = runtime.generate(prompt(arguments)?, options)?;
+    let mut generation = runtime.generate(prompt(arguments)?, options(arguments))?;
     let waiting = Loading::start(&runtime, generation.plan());
     let (mut ids, mut text) = (Vec::new(), String::new());
     let mut out = std::io::stdout().lock();
@@ -58,7 +48,20 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
     Ok(())
 }
 
-fn prompt(arguments: &RunArguments) -> std::io::Result<Prompt> {
+pub(super) fn options(arguments: &RunArguments) -> GenerateOptions {
+    GenerateOptions {
+        max_tokens: arguments.max_tokens,
+        sampling: Sampling {
+            temperature: arguments.temperature,
+            top_k: arguments.top_k,
+            top_p: arguments.top_p,
+            seed: arguments.seed,
+        },
+        at_end: if arguments.ignore_eos { AtEnd::Ignore } else { AtEnd::Stop },
+    }
+}
+
+pub(super) fn prompt(arguments: &RunArguments) -> std::io::Result<Prompt> {
     if let Some(ids) = &arguments.prompt_ids {
         return Ok(Prompt::Tokens(ids.clone()));
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
 mod hub;
+mod trace;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

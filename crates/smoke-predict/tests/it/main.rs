@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 use smoke_predict::{
-    Access, AccessPredictor, CyclicPredictor, Forecast, MarkovPredictor, NextUse, NoForecast, Scored, Step, UnitId,
-    conformance,
+    Access, AccessPredictor, CyclicPredictor, Forecast, MarkovPredictor, NextUse, NoForecast, OraclePredictor, Scored,
+    Step, UnitId, conformance,
 };
 
 fn units(numbers: impl IntoIterator<Item = u32>) -> Vec<UnitId> {
@@ -17,6 +17,7 @@ fn our_predictors_conform() {
     conformance::all(|| CyclicPredictor::new(units([9, 0, 1, 0, 2, 9, 9])));
     conformance::all(|| CyclicPredictor::new(Vec::new()));
     conformance::all(MarkovPredictor::new);
+    conformance::all(|| OraclePredictor::new(units([0, 1, 2, 3, 4, 0, 9, 9, 1])));
     conformance::all(|| Scored::new(MarkovPredictor::new()));
     conformance::all(|| -> Box<dyn AccessPredictor> { Box::new(CyclicPredictor::new(units(0..3))) });
     conformance::all(|| NoForecast);

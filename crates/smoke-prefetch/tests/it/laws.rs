@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use smoke_cache::EvictionPolicy;
-use smoke_cache::policy::{self, Pinned};
-use smoke_core::{Budget, ExpectedUse, UnitId};
+use smoke_cache::policy::{self, Known, Pinned, PinnedUnits};
+use smoke_core::{Budget, ExpectedUse, UnitId, UnitInfo, UnitKind};
 use smoke_predict::{AccessPredictor, CyclicPredictor, MarkovPredictor, NoForecast};
 use smoke_prefetch::{StreamError, Streamer, UnitLease};
 use smoke_storage::SourceErrorKind;
@@ -127,7 +127,11 @@ impl Case {
         let limits: Vec<u64> = std::iter::once(setup.limit).chain(later).map(|at| limit_bytes(&model, at)).collect();
         let count = setup.lens.len() as u32;
         let policy: Box<dyn EvictionPolicy> = match &setup.policy {
-            Ok(number) => policy::by_name(policy::NAMES[*number]).unwrap(),
+            Ok(number) => {
+                let unit = |number| UnitInfo { bytes: PAGE, layer: Some(number % 3), kind: UnitKind::Expert };
+                let known = Known { units: (0..count).map(unit).collect(), pinned: PinnedUnits::new(units([0, 2])) };
+                policy::by_name(policy::NAMES[*number], &known).unwrap()
+            }
             Err(pinned) => Box::new(Pinned::new(units(pinned.iter().copied()))),
         };
         let predictor: Box<dyn AccessPredictor> = match &setup.forecast {

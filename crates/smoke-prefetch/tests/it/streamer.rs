@@ -1,6 +1,6 @@
 //! The streamer, one behaviour a test.
 
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use smoke_core::{Budget, ExpectedUse, UnitId};
@@ -305,25 +305,36 @@ fn a_step_that_holds_a_finished_load_is_known_to_hold_it() {
 #[test]
 fn peek_is_no_use() {
     let mut model = Model::of_pages(2);
-    let streamer = model.builder().predictor(NoForecast).record_trace(true).build().unwrap();
+    let streamer = model.builder().predictor(NoForecast).build().unwrap();
+    let seen = watch(&streamer);
     assert!(streamer.peek(UnitId(0)).is_none() && streamer.peek(UnitId(9)).is_none());
     drop(streamer.acquire(UnitId(0)).unwrap());
     model.check(&streamer.peek(UnitId(0)).unwrap());
     assert_eq!((streamer.stats().accesses, streamer.stats().cache.accesses), (1, 1));
-    assert_eq!(streamer.trace(), units([0]));
+    assert_eq!(*seen.lock().unwrap(), ["Uses([UnitId(0)])"]);
+}
+
+/// Writes down what an observer is told from now on.
+fn watch(streamer: &Streamer) -> Arc<Mutex<Vec<String>>> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&seen);
+    streamer.set_observer(Some(Box::new(move |observed| told.lock().unwrap().push(format!("{observed:?}")))));
+    seen
 }
 
 #[test]
-fn the_trace_is_recorded_in_order() {
+fn an_observer_is_told_of_uses_and_hints_in_order() {
     let mut model = Model::of_pages(3);
-    let streamer = model.builder().record_trace(true).build().unwrap();
+    let streamer = model.builder().build().unwrap();
+    drop(streamer.acquire(UnitId(1)).unwrap());
+    let seen = watch(&streamer);
     drop(streamer.acquire(UnitId(2)).unwrap());
+    streamer.hint(&[]);
     drop(streamer.acquire_all(&units([1, 0, 1])).unwrap());
-    assert_eq!(streamer.trace(), units([2, 1, 0, 1]));
-
-    let quiet = Model::of_pages(3).builder().build().unwrap();
-    drop(quiet.acquire(UnitId(0)).unwrap());
-    assert!(quiet.trace().is_empty());
+    streamer.set_observer(None);
+    drop(streamer.acquire(UnitId(1)).unwrap());
+    let expected = ["Uses([UnitId(2)])", "Hints([])", "Uses([UnitId(1), UnitId(0), UnitId(1)])"];
+    assert_eq!(*seen.lock().unwrap(), expected);
 }
 
 #[test]

@@ -1,0 +1,71 @@
+//! `smoke trace record`
+
+use std::fs::File;
+use std::io::Write;
+
+use serde_json::json;
+use smoke_replay::{Recorder, TraceWriter};
+use smoke_runtime::ByteSize;
+use smoke_runtime::core::{UnitInfo, UnitKind};
+use smoke_runtime::prefetch::{Observed, Streamer};
+
+use super::super::{Result, open, run};
+use crate::arguments::RecordArguments;
+use crate::report::spinner;
+
+/// Runs a model and records what it uses.
+pub(crate) fn record(arguments: &RecordArguments) -> Result {
+    let run = &arguments.run;
+    if let Some(threads) = run.threads {
+        smoke_runtime::set_threads(threads.get())?;
+    }
+    let runtime = open(&run.model, &run.memory, &run.policy)?;
+    let streamer = runtime.weights().streamer();
+    let path = arguments.out.display();
+    let file = File::create(&arguments.out).map_err(|error| format!("{path} cannot be written: {error}"))?;
+    let name = run.model.model.file_name().unwrap_or(run.model.model.as_os_str()).to_string_lossy();
+    let recorder = Recorder::new(TraceWriter::new(file, &name, &units(streamer))?);
+    let told = recorder.clone();
+    let mut generation = runtime.generate(run::prompt(run)?, run::options(run))?;
+    streamer.set_observer(Some(Box::new(move |observed| match observed {
+        Observed::Uses(units) => told.step(units),
+        Observed::Hints(expected) => told.hint(expected),
+        _ => {}
+    })));
+    let plan = generation.plan();
+    // What is read ahead cannot stay.
+    let read_ahead_bytes = plan.streaming_bytes.saturating_sub(plan.largest_unit_bytes);
+    let weight_bytes = plan.weight_capacity_bytes().saturating_sub(read_ahead_bytes);
+    let recording = spinner("recording");
+    let mut tokens = 0_u64;
+    // The first pass computes the prompt, each later one a token.
+    let mut pass_tokens = u32::try_from(generation.prompt().len())?;
+    for token in generation.by_ref() {
+        let _ = token?;
+        recorder.end_pass(pass_tokens);
+        tokens += u64::from(std::mem::replace(&mut pass_tokens, 1));
+    }
+    recording.finish_and_clear();
+    streamer.set_observer(None);
+    recorder.finish()?;
+    let bytes = std::fs::metadata(&arguments.out)?.len();
+    let mut out = std::io::stdout().lock();
+    if run.model.json {
+        writeln!(
+            out,
+            "{}",
+            json!({ "path": arguments.out, "bytes": bytes, "tokens": tokens, "weight_bytes": weight_bytes })
+        )?;
+    } else {
+        writeln!(out, "{path}: {tokens} tokens in {}", ByteSize(bytes))?;
+        eprintln!("weights could stay in {weight_bytes} bytes: `smoke trace replay {path} --memory {weight_bytes}`");
+    }
+    Ok(())
+}
+
+/// What each unit takes in memory. Nothing says yet which layer it is of.
+fn units(streamer: &Streamer) -> Vec<UnitInfo> {
+    let units = streamer.units();
+    let info = |unit| UnitInfo { bytes: units.buffer_bytes(unit), layer: None, kind: UnitKind::Shared };
+    units.units().map(info).collect()
+}
