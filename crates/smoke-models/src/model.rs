@@ -77,12 +77,18 @@ impl LmConfig {
     /// each of `batch` rows, when `context` tokens have been seen at its end.
     pub fn activation_bytes(&self, device: DeviceKind, batch: usize, tokens: usize, context: usize, want: Want) -> u64 {
         let count = batch * tokens;
-        let head_features = (2 * self.heads + 2 * self.kv_heads + self.heads) * self.head_dim;
         let logit_rows = match want {
             Want::LastLogits => batch,
             Want::AllLogits | Want::HiddenStates => count,
         };
         let hidden_states = if want == Want::HiddenStates { (self.layers + 1) * count * self.hidden } else { 0 };
+        let pass = self.pass_floats(device, batch, tokens, context);
+        floats(pass + logit_rows * (self.hidden + 3 * self.vocabulary) + hidden_states)
+    }
+
+    /// What the layers need at once, in floats.
+    pub(crate) fn pass_floats(&self, device: DeviceKind, batch: usize, tokens: usize, context: usize) -> usize {
+        let head_features = (2 * self.heads + 2 * self.kv_heads + self.heads) * self.head_dim;
         let attention = match device {
             DeviceKind::Cpu => {
                 let queries = tokens * self.heads / self.kv_heads;
@@ -92,8 +98,7 @@ impl LmConfig {
             _ => 3 * batch * self.heads * tokens * context + batch * tokens * context,
         };
         // What a layer needs one after another is all kept, for the next layer to use again.
-        let layer = count * (3 * self.hidden + self.head_dim + head_features + 3 * self.intermediate);
-        floats(layer + attention + logit_rows * (self.hidden + 3 * self.vocabulary) + hidden_states)
+        batch * tokens * (3 * self.hidden + self.head_dim + head_features + 3 * self.intermediate) + attention
     }
 
     /// Checks the next tokens of every row and takes memory for their keys and values; returns how many each row gets.

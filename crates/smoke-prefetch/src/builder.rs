@@ -116,7 +116,7 @@ impl StreamerBuilder {
         let budget = self.budget.unwrap_or_else(|| Budget::new(unit_bytes.iter().sum()));
         let predictor = self
             .predictor
-            .unwrap_or_else(|| Box::new(CyclicPredictor::new((0..unit_bytes.len() as u32).map(UnitId).collect())));
+            .unwrap_or_else(|| Box::new(CyclicPredictor::new((0..unit_bytes.len() as u32).map(UnitId).collect::<Vec<_>>())));
         let setting = Setting {
             unit_bytes,
             io_threads: self.io_threads,

@@ -19,6 +19,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`, named `relu`.
     Relu,
+    /// The hyperbolic tangent, named `tanh`.
+    Tanh,
 }
 
 impl Activation {
@@ -65,6 +67,7 @@ impl Activation {
                 write(x, *x * (1.0 - 1.0 / (exp(2.0 * inner) + 1.0)));
             }),
             Self::Relu => x.iter_mut().for_each(|x| write(x, x.max(0.0))),
+            Self::Tanh => x.iter_mut().for_each(|x| write(x, x.tanh())),
         }
     }
 
@@ -78,6 +81,7 @@ impl Activation {
                 x * (inner.tanh() + 1.0) * 0.5
             }
             Self::Relu => activation::relu(x),
+            Self::Tanh => x.tanh(),
         }
     }
 }
@@ -91,7 +95,8 @@ impl FromStr for Activation {
             "gelu" => Ok(Self::Gelu),
             "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
-            _ => Err(ModelError::unsupported("activation", name, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu")),
+            "tanh" => Ok(Self::Tanh),
+            _ => Err(ModelError::unsupported("activation", name, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu, tanh")),
         }
     }
 }
