@@ -6,6 +6,7 @@ use smoke_burn::{Activations, DeviceKind, Weights};
 
 use crate::error::ModelError;
 use crate::model::LmConfig;
+use crate::parts::{KvCache, KvEncoding, KvShape};
 
 /// A model that turns a text into features of its tokens, each of which has seen the whole text: a description of its
 /// layers that holds no weights.
@@ -80,10 +81,9 @@ pub enum Keep {
 }
 
 impl LmConfig {
-    /// Bytes of the keys and values that an encoder holds while it runs `tokens` tokens in each of `batch` rows: those of
-    /// one layer.
-    pub fn encoder_cache_bytes(&self, batch: usize, tokens: usize) -> u64 {
-        self.one_layer().kv_cache_bytes(batch, tokens)
+    /// The keys and values that an encoder holds while it runs: those of one layer, as they are computed.
+    pub fn encoder_kv_shape(&self) -> KvShape {
+        KvShape { layers: 1, ..self.kv_shape(KvEncoding::F32) }
     }
 
     /// An upper bound of the bytes that activations on `device` take at once while an encoder runs `tokens` tokens in
@@ -96,7 +96,16 @@ impl LmConfig {
         ((self.pass_floats(device, batch, tokens, tokens) + kept) * size_of::<f32>()) as u64
     }
 
-    pub(crate) fn one_layer(&self) -> Self {
-        Self { layers: 1, ..self.clone() }
+    /// Checks an encoder's input and takes memory for the keys and values of one layer; returns how many tokens each row
+    /// has.
+    pub(crate) fn begin_encoder(
+        &self,
+        weights: &Weights,
+        input: &EncoderInput<'_>,
+    ) -> Result<(KvCache, usize), ModelError> {
+        let padding = input.padding.to_vec();
+        let mut cache = KvCache::new(self.encoder_kv_shape(), input.row_len(), padding, weights)?;
+        let count = self.begin(weights, input.tokens, &mut cache)?;
+        Ok((cache, count))
     }
 }

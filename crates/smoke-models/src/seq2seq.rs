@@ -2,12 +2,12 @@
 
 use std::fmt::Debug;
 
-use smoke_burn::{Activations, Weights};
+use smoke_burn::{Activations, DeviceKind, Weights};
 
 use crate::encoder::{EncoderInput, Keep};
 use crate::error::ModelError;
 use crate::model::{LmConfig, Output, Want};
-use crate::parts::KvCache;
+use crate::parts::{KvCache, KvEncoding};
 
 /// A model whose encoder reads a text once and whose decoder writes another one, token by token: a description of its
 /// layers that holds no weights.
@@ -22,11 +22,34 @@ pub trait Seq2Seq: Debug + Send + Sync {
     fn start_token(&self) -> u32;
 
     /// Reads the source texts: runs the encoder, and makes of its output the keys and values that every later
-    /// [`decode`](Self::decode) looks at. Takes memory for them and for those of one layer of the encoder from the budget.
+    /// [`decode`](Self::decode) looks at, kept in `encoding` on the host. Takes memory for them and for those of one layer
+    /// of the encoder from the budget.
     ///
     /// # Errors
     /// [`ModelError`] if a token is outside the vocabulary, a row is too long, or weights cannot be loaded.
-    fn encode(&self, weights: &Weights, input: &EncoderInput<'_>, keep: Keep) -> Result<Source, ModelError>;
+    fn encode(
+        &self,
+        weights: &Weights,
+        input: &EncoderInput<'_>,
+        encoding: KvEncoding,
+        keep: Keep,
+    ) -> Result<Source, ModelError>;
+
+    /// An upper bound of the bytes that activations on `device` take at once in [`encode`](Self::encode) of `tokens` tokens
+    /// in each of `batch` rows, without keys and values.
+    fn encode_activation_bytes(&self, device: DeviceKind, batch: usize, tokens: usize, keep: Keep) -> u64;
+
+    /// An upper bound of the bytes that activations on `device` take at once in [`decode`](Self::decode) of `tokens`
+    /// tokens in each of `batch` rows, when `context` tokens have been seen at its end, after sources of `source` tokens.
+    fn decode_activation_bytes(
+        &self,
+        device: DeviceKind,
+        batch: usize,
+        tokens: usize,
+        context: usize,
+        source: usize,
+        want: Want,
+    ) -> u64;
 
     /// Runs the next tokens of every row through the decoder and adds them to `cache`, as
     /// [`CausalLm::forward`](crate::CausalLm::forward) does.

@@ -6,6 +6,7 @@ mod host;
 mod kv_cache;
 mod mlp;
 mod norm;
+mod relative;
 mod rotary;
 
 pub use activation::Activation;
@@ -14,4 +15,5 @@ pub use attention::{DistanceBias, Mask, Scores, attend};
 pub use kv_cache::{KvCache, KvEncoding, KvShape};
 pub use mlp::{GatedMlp, Mlp};
 pub use norm::{LayerNorm, RmsNorm};
+pub use relative::{Directions, RelativeBias};
 pub use rotary::{Pairing, RopeScaling, Rotary, Rotation};
