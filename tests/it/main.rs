@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
 mod attention;
+mod encoders;
 mod memory;
+mod minilm;
+mod seq2seq;
 mod smollm2;
 mod tiny_models;
 mod tokenizer_goldens;

@@ -23,7 +23,7 @@ fn golden_pass(runtime: &Runtime, goldens: &Goldens, want: Want) -> (Vec<f32>, V
     let ids = goldens.ids("input_ids");
     let weights = runtime.weights();
     let mut cache = KvCache::new(runtime.config().kv_shape(KvEncoding::F32), ids.len(), vec![0], weights).unwrap();
-    let output = runtime.model().forward(weights, &ids, &mut cache, want).unwrap();
+    let output = runtime.model().decoder().unwrap().forward(weights, &ids, &mut cache, want).unwrap();
     let hidden = output.hidden_states.into_iter().map(|x| x.to_vec()).collect();
     (output.logits.to_vec(), hidden)
 }
@@ -103,7 +103,7 @@ fn a_batch_with_left_padding_equals_transformers() {
         let steps = greedy.len() / 2;
         let mut cache =
             KvCache::new(runtime.config().kv_shape(KvEncoding::F32), tokens + steps, padding, weights).unwrap();
-        let output = runtime.model().forward(weights, &ids, &mut cache, Want::AllLogits).unwrap();
+        let output = runtime.model().decoder().unwrap().forward(weights, &ids, &mut cache, Want::AllLogits).unwrap();
         let logits: Vec<f32> = output.logits.to_vec();
         let vocabulary = runtime.config().vocabulary;
         let rows = || logits.chunks(vocabulary).zip(expected.chunks(vocabulary)).zip(&mask);
@@ -118,7 +118,8 @@ fn a_batch_with_left_padding_equals_transformers() {
         for step in 0..steps {
             assert_eq!(next, [greedy[step], greedy[steps + step]], "{name}: token {step}");
             if step + 1 < steps {
-                let output = runtime.model().forward(weights, &next, &mut cache, Want::LastLogits).unwrap();
+                let output =
+                    runtime.model().decoder().unwrap().forward(weights, &next, &mut cache, Want::LastLogits).unwrap();
                 let logits: Vec<f32> = output.logits.to_vec();
                 next = logits.chunks(vocabulary).map(argmax).collect();
             }
@@ -147,7 +148,7 @@ fn tokens_one_by_one_equal_a_single_pass() {
     let weights = runtime.weights();
     let mut cache = KvCache::new(runtime.config().kv_shape(KvEncoding::F32), ids.len(), vec![0], weights).unwrap();
     let rows = ids.chunks(1).flat_map(|token| {
-        let output = runtime.model().forward(weights, token, &mut cache, Want::LastLogits).unwrap();
+        let output = runtime.model().decoder().unwrap().forward(weights, token, &mut cache, Want::LastLogits).unwrap();
         output.logits.to_vec()
     });
     let logits: Vec<f32> = rows.collect();

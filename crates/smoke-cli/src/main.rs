@@ -17,6 +17,7 @@ fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => commands::run(&arguments),
+        Command::Embed(arguments) => commands::embed(&arguments),
         Command::Inspect(arguments) => commands::inspect(&arguments),
         Command::Plan(arguments) => commands::plan(&arguments),
         Command::Pack(arguments) => commands::pack(&arguments),

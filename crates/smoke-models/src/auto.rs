@@ -61,7 +61,11 @@ impl Model {
     /// # Errors
     /// [`ModelError::Kind`] if it is of another kind.
     pub fn encoder_decoder(&self) -> Result<&dyn Seq2Seq, ModelError> {
-        if let Self::EncoderDecoder(model) = self { Ok(&**model) } else { Err(self.other_than("encoder–decoder model")) }
+        if let Self::EncoderDecoder(model) = self {
+            Ok(&**model)
+        } else {
+            Err(self.other_than("encoder–decoder model"))
+        }
     }
 
     /// What it is, in words.

@@ -162,7 +162,18 @@ impl RuntimeBuilder {
             .build()?;
         let weights = Weights::new(streamer, device);
         let device = self.device;
-        Ok(Runtime { model, weights, tokenizer, schedule, pinned, model_bytes, device, keys_and_values, directory, load })
+        Ok(Runtime {
+            model,
+            weights,
+            tokenizer,
+            schedule,
+            pinned,
+            model_bytes,
+            device,
+            keys_and_values,
+            directory,
+            load,
+        })
     }
 }
 

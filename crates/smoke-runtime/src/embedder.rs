@@ -90,8 +90,25 @@ impl Embedder<'_> {
     /// [`RuntimeError`] if a text has no tokens or too many, memory does not hold the longest, or weights cannot be
     /// loaded.
     pub fn embed(&self, texts: &[impl AsRef<str>]) -> Result<Vec<Vec<f32>>, RuntimeError> {
-        let texts = texts.iter().enumerate().map(|(place, text)| self.tokens(place, text.as_ref()));
-        let texts = texts.collect::<Result<Vec<_>, _>>()?;
+        let texts = texts.iter().map(|text| self.tokens(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        self.embed_tokens(&texts)
+    }
+
+    /// The same for texts that are tokens already, special ones included.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if a text has no tokens or too many, memory does not hold the longest, or weights cannot be
+    /// loaded.
+    pub fn embed_tokens(&self, texts: &[impl AsRef<[u32]>]) -> Result<Vec<Vec<f32>>, RuntimeError> {
+        let texts: Vec<&[u32]> = texts.iter().map(AsRef::as_ref).collect();
+        let limit = self.max_tokens();
+        for (text, tokens) in (1..).zip(texts.iter().map(|text| text.len())) {
+            match tokens {
+                0 => return Err(RuntimeError::EmptyPrompt),
+                tokens if tokens > limit => return Err(RuntimeError::TextTooLong { text, tokens, limit }),
+                _ => {}
+            }
+        }
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&place| std::cmp::Reverse(texts[place].len()));
         let mut vectors = vec![Vec::new(); texts.len()];
@@ -99,7 +116,7 @@ impl Embedder<'_> {
         while let Some(&longest) = left.first() {
             let (batch, rest) = left.split_at(self.rows_that_fit(texts[longest].len()).min(left.len()));
             left = rest;
-            let rows: Vec<&[u32]> = batch.iter().map(|&place| &*texts[place]).collect();
+            let rows: Vec<&[u32]> = batch.iter().map(|&place| texts[place]).collect();
             for (&place, vector) in batch.iter().zip(self.embed_batch(&rows)?) {
                 vectors[place] = vector;
             }
@@ -108,17 +125,12 @@ impl Embedder<'_> {
     }
 
     /// The tokens of one text, special ones included.
-    fn tokens(&self, place: usize, text: &str) -> Result<Vec<u32>, RuntimeError> {
-        let (tokenizer, limit) = (self.runtime.tokenizer()?, self.max_tokens());
-        let tokens = match self.too_long {
-            TooLong::Refuse => tokenizer.encode(text, AddSpecial::Yes)?,
-            TooLong::Cut => tokenizer.encode_at_most(text, AddSpecial::Yes, limit)?,
+    fn tokens(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
+        let limit = match self.too_long {
+            TooLong::Refuse => usize::MAX,
+            TooLong::Cut => self.max_tokens(),
         };
-        match tokens.len() {
-            0 => Err(RuntimeError::EmptyPrompt),
-            tokens if tokens > limit => Err(RuntimeError::TextTooLong { text: place + 1, tokens, limit }),
-            _ => Ok(tokens),
-        }
+        Ok(self.runtime.tokenizer()?.encode_at_most(text, AddSpecial::Yes, limit)?)
     }
 
     /// How many texts of so many tokens go through at once: their activations may take a third of the memory, for what

@@ -60,7 +60,9 @@ pub enum RuntimeError {
         units: ByteSize,
     },
     /// The model writes no text.
-    #[error("`{architecture}` is a {kind}, which writes no text: embed with it, by `smoke embed` or `Runtime::embedder`")]
+    #[error(
+        "`{architecture}` is a {kind}, which writes no text: embed with it, by `smoke embed` or `Runtime::embedder`"
+    )]
     NoText {
         /// The architecture's name.
         architecture: &'static str,

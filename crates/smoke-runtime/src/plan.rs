@@ -224,9 +224,8 @@ fn streaming_bytes(capacity: u64, largest_unit_bytes: u64) -> u64 {
 /// The largest number of prompt tokens that one pass takes, at least 1: more tokens in a pass save reads, but their
 /// activations push out weights. `room_bytes` is what they may take.
 pub(crate) fn prefill_chunk(config: &LmConfig, device: DeviceKind, prompt_tokens: usize, room_bytes: u64) -> usize {
-    let fits = |&tokens: &usize| {
-        config.activation_bytes(device, 1, tokens, prompt_tokens, Want::LastLogits) <= room_bytes
-    };
+    let fits =
+        |&tokens: &usize| config.activation_bytes(device, 1, tokens, prompt_tokens, Want::LastLogits) <= room_bytes;
     // Halving finds a chunk that splits the prompt evenly.
     let passes = (1..=prompt_tokens).map(|passes| prompt_tokens.div_ceil(passes));
     passes.into_iter().find(fits).unwrap_or(1)

@@ -116,6 +116,11 @@ impl Runtime {
         &self.model
     }
 
+    /// The order in which the model uses its units.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
     /// The model's weights: their statistics, budget and controls.
     pub fn weights(&self) -> &Weights {
         &self.weights

@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod embed;
 mod inspect;
 mod pack;
 mod plan;
@@ -9,6 +10,7 @@ use std::error::Error;
 
 use smoke_runtime::{Runtime, RuntimeError};
 
+pub(crate) use embed::embed;
 pub(crate) use inspect::inspect;
 pub(crate) use pack::pack;
 pub(crate) use plan::plan;

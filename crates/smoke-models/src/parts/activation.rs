@@ -96,7 +96,9 @@ impl FromStr for Activation {
             "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
             "tanh" => Ok(Self::Tanh),
-            _ => Err(ModelError::unsupported("activation", name, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu, tanh")),
+            _ => {
+                Err(ModelError::unsupported("activation", name, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu, tanh"))
+            }
         }
     }
 }
