@@ -123,8 +123,11 @@ fn texts_become_vectors_line_by_line() {
         assert!(unit.zip(vector).all(|(unit, x)| (unit - x / length).abs() < 1e-6));
     }
 
-    fails_with(&[&embed[..], &[&"dog ".repeat(200)]].concat(), &["text 1", "128"]);
-    assert!(smoke(&[&embed[..], &["--truncate", &"dog ".repeat(200)]].concat()).status.success());
+    fails_with(&[&embed[..], &["dog", &"dog ".repeat(200)]].concat(), &["text 2", "128"]);
+    let long = "dog ".repeat(200);
+    fails_with(&[&embed[..], &["--truncate", &long]].concat(), &["smallest that works"]);
+    let enough = ["embed", model.to_str().unwrap(), "--memory", "1MB", "--truncate", &long];
+    assert!(smoke(&enough).status.success());
 }
 
 #[test]
