@@ -1,7 +1,9 @@
 //! The tiny BERT against Transformers: hidden states, scores of masked words and a padded batch, at every budget.
 
+use smoke_runtime::burn::{Activations, Weights};
 use smoke_runtime::models::text::SpecialTokens;
-use smoke_runtime::models::{EncoderInput, Keep};
+use smoke_runtime::models::{AutoModel, Bert, EncoderInput, Keep, LmConfig, Model, ModelError, Place, TextEncoder};
+use smoke_runtime::storage::Format;
 use smoke_runtime::{EmbedOptions, GenerateOptions, Prompt, Runtime, RuntimeError, TooLong};
 use smoke_tests::{Goldens, asset, largest_difference};
 
@@ -59,9 +61,12 @@ pub(crate) fn check_bert(runtime: &Runtime, name: &str) {
     let (tokens, padding) = left_padded(&goldens.ids("batch_input_ids"), &goldens.ids("batch_attention_mask"), 2);
     let input = EncoderInput { tokens: &tokens, padding: &padding, segments: &[] };
     let hidden = model.encode(weights, &input, Keep::Last).unwrap().pop().unwrap();
+    let (all, features) = (hidden.to_vec(), runtime.config().hidden);
+    let selected = hidden.select_rows(weights, &[20, 3]).to_vec();
+    assert_eq!(selected, [&all[20 * features..21 * features], &all[3 * features..4 * features]].concat());
     let logits = model.masked_logits(weights, &hidden).unwrap().unwrap().to_vec();
     for (what, ours, theirs, features) in [
-        ("hidden states", hidden.to_vec(), goldens.floats("batch_last_hidden_state"), runtime.config().hidden),
+        ("hidden states", all, goldens.floats("batch_last_hidden_state"), features),
         ("logits", logits, goldens.floats("batch_logits"), runtime.config().vocabulary),
     ] {
         let difference = difference_without_padding(&ours, &theirs, &padding, features);
@@ -78,29 +83,62 @@ fn bert_equals_transformers_at_every_budget() {
     }
 }
 
-#[test]
-fn embeddings_are_the_mean_of_the_goldens_and_the_head_is_not_read_for_them() {
-    let goldens = goldens();
+/// Texts of the golden batch as tokens, and the mean of their golden features.
+fn golden_means() -> (Vec<Vec<u32>>, Vec<f32>) {
+    let (goldens, features) = (goldens(), 64);
     let hidden = goldens.floats("batch_last_hidden_state");
-    let features = 64;
     let (ids, mask) = (goldens.ids("batch_input_ids"), goldens.ids("batch_attention_mask"));
     let rows = ids.chunks(17).zip(mask.chunks(17)).zip(hidden.chunks(17 * features));
     let texts_and_means = rows.map(|((ids, mask), hidden)| {
         let len = mask.iter().filter(|&&seen| seen == 1).count();
-        let mean: Vec<f32> = (0..features)
-            .map(|feature| (0..len).map(|token| hidden[token * features + feature]).sum::<f32>() / len as f32)
-            .collect();
-        (ids[..len].to_vec(), mean)
+        let mean = |feature| (0..len).map(|token| hidden[token * features + feature]).sum::<f32>() / len as f32;
+        (ids[..len].to_vec(), (0..features).map(mean).collect::<Vec<f32>>())
     });
+    let (texts, means): (_, Vec<_>) = texts_and_means.unzip();
+    (texts, means.concat())
+}
+
+pub(crate) fn check_embeddings(runtime: &Runtime, name: &str) {
+    let (texts, means) = golden_means();
+    let vectors = runtime.embedder(EmbedOptions::default()).unwrap().embed_tokens(&texts).unwrap();
+    let difference = largest_difference(&vectors.concat(), &means);
+    assert!(difference < TOLERANCE, "{name}: embeddings differ by {difference}");
+    let budget = runtime.weights().streamer().budget();
+    assert!(budget.peak_bytes() <= budget.limit_bytes(), "{name}: {budget:?}");
+}
+
+/// As somebody else would add an architecture: a BERT whose head is left away.
+#[derive(Debug)]
+struct Headless(Bert);
+
+impl TextEncoder for Headless {
+    fn config(&self) -> &LmConfig {
+        self.0.config()
+    }
+
+    fn encode(&self, weights: &Weights, input: &EncoderInput<'_>, keep: Keep) -> Result<Vec<Activations>, ModelError> {
+        self.0.encode(weights, input, keep)
+    }
+}
+
+#[test]
+fn an_encoder_from_outside_is_opened_as_ours_are() {
+    let place: Place = |checkpoint, layout| Ok(Model::Encoder(Box::new(Headless(Bert::place(checkpoint, layout)?))));
+    let models = AutoModel::default().with(Format::Safetensors, "bert", place);
+    let runtime = Runtime::builder(asset("tiny/bert")).models(models).open().unwrap();
+    check_embeddings(&runtime, "headless");
+    let (model, input) = (runtime.model().encoder().unwrap(), EncoderInput::one(&[5, 6]));
+    let hidden = model.encode(runtime.weights(), &input, Keep::Last).unwrap().pop().unwrap();
+    assert!(model.masked_logits(runtime.weights(), &hidden).unwrap().is_none());
+    assert!(model.pool(runtime.weights(), &input, &hidden).unwrap().is_none());
+}
+
+#[test]
+fn embeddings_are_the_mean_of_the_goldens_and_the_head_is_not_read_for_them() {
     for percent in [100, 50, 25] {
         let runtime = open("tiny/bert", percent);
-        let embedder = runtime.embedder(EmbedOptions::default()).unwrap();
-        let (texts, means): (Vec<_>, Vec<_>) = texts_and_means.clone().unzip();
-        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-        let vectors = embedder.embed_tokens(&texts).unwrap();
-        assert!(largest_difference(&vectors.concat(), &means.concat()) < TOLERANCE, "at {percent} %");
+        check_embeddings(&runtime, &format!("at {percent} %"));
         let streamer = runtime.weights().streamer();
-        assert!(streamer.budget().peak_bytes() <= streamer.budget().limit_bytes(), "{:?}", streamer.budget());
         // The head, which is as large as the table of words, lies in the last units.
         let cycle_bytes = runtime.plan(17).unwrap().pass_bytes;
         assert!(cycle_bytes + 80_000 < streamer.units().total_buffer_bytes());

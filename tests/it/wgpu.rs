@@ -3,7 +3,7 @@
 use smoke_runtime::{AtEnd, DeviceKind, GenerateOptions, Prompt, Runtime};
 use smoke_tests::{Goldens, asset};
 
-use crate::encoders::check_bert;
+use crate::encoders::{check_bert, check_embeddings};
 use crate::seq2seq;
 use crate::tiny_models::check_logits_and_hidden_states;
 
@@ -28,6 +28,7 @@ fn encoders_equal_transformers_on_wgpu() {
         builder.memory("4MB").device(DeviceKind::Wgpu).open().unwrap()
     };
     check_bert(&open("bert"), "bert");
+    check_embeddings(&open("bert"), "bert");
     for name in seq2seq::MODELS {
         let runtime = open(name);
         seq2seq::check_logits_and_hidden_states(&runtime, name);

@@ -153,23 +153,29 @@ impl Embedder<'_> {
         let load = Load::Embedding { rows: texts.len(), tokens: row_len };
         let plan = self.runtime.plan_load(load)?;
         self.runtime.follow(&plan, load);
-        let activations = weights.streamer().make_room(plan.activation_bytes)?;
         let input = EncoderInput { tokens: &tokens, padding: &padding, segments: &[] };
-        let result = self.model.encode(weights, &input, Keep::Last).map(|mut states| {
-            let Some(hidden) = states.pop() else { return Vec::new() };
-            let copied;
-            let floats = match hidden.on_host() {
-                Some(floats) => floats,
-                None => {
-                    copied = hidden.to_vec();
-                    &copied
-                }
-            };
-            self.sentences.apply(floats, &padding, hidden.features())
-        });
-        weights.release();
-        drop(activations);
+        let result =
+            weights.streamer().make_room(plan.activation_bytes).map_err(RuntimeError::from).and_then(|permit| {
+                let vectors = self.vectors(&input);
+                weights.release();
+                drop(permit);
+                vectors
+            });
         self.runtime.finish();
-        Ok(result?)
+        result
+    }
+
+    fn vectors(&self, input: &EncoderInput<'_>) -> Result<Vec<Vec<f32>>, RuntimeError> {
+        let mut states = self.model.encode(&self.runtime.weights, input, Keep::Last)?;
+        let Some(hidden) = states.pop() else { return Ok(Vec::new()) };
+        let copied;
+        let floats = match hidden.on_host() {
+            Some(floats) => floats,
+            None => {
+                copied = hidden.to_vec();
+                &copied
+            }
+        };
+        Ok(self.sentences.apply(floats, input.padding, hidden.features()))
     }
 }

@@ -85,6 +85,8 @@ struct Needs {
     prompt_bytes: u64,
     /// The same where it may go through in as many parts as it takes.
     least_prompt_bytes: u64,
+    /// Keys and values that are held only while the prompt goes through.
+    prompt_kv_bytes: u64,
 }
 
 /// The sizes that a plan is made from.
@@ -120,16 +122,17 @@ impl Sizes<'_> {
                     pass_bytes,
                     prompt_bytes: pass_bytes,
                     least_prompt_bytes: pass_bytes,
+                    prompt_kv_bytes: 0,
                 }
             }
             (Load::Generation { context, source }, Model::EncoderDecoder(model)) => {
-                let prompt_bytes = model.encode_activation_bytes(device, 1, source, Keep::Last)
-                    + model.encoder().encoder_kv_shape().bytes(1, source);
+                let prompt_bytes = model.encode_activation_bytes(device, 1, source, Keep::Last);
                 Needs {
                     kept_bytes: self.keys_and_values.bytes(1, context) + self.keys_and_values.bytes(1, source),
                     pass_bytes: model.decode_activation_bytes(device, 1, 1, context, source, Want::LastLogits),
                     prompt_bytes,
                     least_prompt_bytes: prompt_bytes,
+                    prompt_kv_bytes: model.encoder().encoder_kv_shape().bytes(1, source),
                 }
             }
             (Load::Generation { context, .. }, _) => {
@@ -139,6 +142,7 @@ impl Sizes<'_> {
                     pass_bytes: bytes(1),
                     prompt_bytes: bytes(context),
                     least_prompt_bytes: bytes(1),
+                    prompt_kv_bytes: 0,
                 }
             }
         }
@@ -146,11 +150,12 @@ impl Sizes<'_> {
 
     /// The budget at which nothing streams for `load`.
     pub(crate) fn everything_bytes(&self, load: Load) -> u64 {
-        let Needs { kept_bytes, pass_bytes, prompt_bytes, .. } = self.needs(load);
-        kept_bytes + pass_bytes.max(prompt_bytes) + self.unpack_bytes() + self.units.total_buffer_bytes()
+        let Needs { kept_bytes, pass_bytes, prompt_bytes, prompt_kv_bytes, .. } = self.needs(load);
+        let working_bytes = kept_bytes + prompt_kv_bytes + pass_bytes.max(prompt_bytes) + self.unpack_bytes();
+        working_bytes + self.units.total_buffer_bytes()
     }
 
-    /// Bytes of what the prompt needs beyond a pass, if all of it goes through at once.
+    /// Bytes of the activations that the prompt needs beyond a pass, if all of it goes through at once.
     pub(crate) fn prompt_bytes(&self, load: Load) -> u64 {
         let Needs { pass_bytes, prompt_bytes, .. } = self.needs(load);
         prompt_bytes.saturating_sub(pass_bytes)
@@ -171,7 +176,7 @@ impl Sizes<'_> {
         let kv_cache_bytes = needs.kept_bytes;
         let activation_bytes = needs.pass_bytes + self.unpack_bytes();
         let working_bytes = kv_cache_bytes.saturating_add(activation_bytes);
-        let at_prompt_bytes = needs.least_prompt_bytes.saturating_sub(needs.pass_bytes);
+        let at_prompt_bytes = needs.least_prompt_bytes.saturating_sub(needs.pass_bytes) + needs.prompt_kv_bytes;
         let minimum_bytes = working_bytes.saturating_add(at_prompt_bytes).saturating_add(2 * largest_unit_bytes);
         if budget_bytes < minimum_bytes {
             return Err(RuntimeError::BudgetTooSmall {
