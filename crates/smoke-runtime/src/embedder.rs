@@ -133,15 +133,14 @@ impl Embedder<'_> {
         Ok(self.runtime.tokenizer()?.encode_at_most(text, AddSpecial::Yes, limit)?)
     }
 
-    /// How many texts of so many tokens go through at once: their activations may take a third of the memory, for what
-    /// they take is not there for weights.
+    /// How many texts of so many tokens go through at once: as many as make for the fewest bytes read per text. More of
+    /// them share what is read, but take memory from weights that could stay.
     fn rows_that_fit(&self, tokens: usize) -> usize {
-        let budget_bytes = self.runtime.weights.streamer().budget().limit_bytes();
-        let fits = |rows: &usize| {
-            let plan = self.runtime.plan_load(Load::Embedding { rows: *rows, tokens });
-            plan.is_ok_and(|plan| 3 * (plan.kv_cache_bytes + plan.activation_bytes) <= budget_bytes)
+        let read_bytes = |rows: usize| {
+            let plan = self.runtime.plan_load(Load::Embedding { rows, tokens }).ok()?;
+            Some((plan.streamed_bytes / rows as u64, rows))
         };
-        (1..=MOST_ROWS).rev().find(fits).unwrap_or(1)
+        (1..=MOST_ROWS).rev().filter_map(read_bytes).min_by_key(|(bytes, _)| *bytes).map_or(1, |(_, rows)| rows)
     }
 
     fn embed_batch(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, RuntimeError> {
