@@ -11,7 +11,26 @@ use smoke_tests::{Goldens, asset, largest_difference};
 /// The largest difference allowed for f32 weights, and to the dequantised model for others.
 const TOLERANCE: f32 = 1e-4;
 
-const MODELS: [&str; 6] = ["llama", "llama-sharded", "llama-tied", "llama3-rope", "gpt2", "gpt2-sharded"];
+const MODELS: [&str; 12] = [
+    "llama",
+    "llama-sharded",
+    "llama-bin",
+    "llama-bin-legacy",
+    "llama-bin-sharded",
+    "llama-tied",
+    "llama3-rope",
+    "gpt2",
+    "gpt2-sharded",
+    "gpt2-bin",
+    "gpt2-bin-legacy",
+    "gpt2-bin-sharded",
+];
+
+/// A model's golden outputs. PyTorch's files have those of their twin in safetensors.
+fn goldens(name: &str) -> Goldens {
+    let twin = name.split("-bin").next().unwrap_or(name);
+    Goldens::read(&format!("tiny/{twin}/goldens.safetensors"))
+}
 
 /// Opens with `percent` of the model's bytes as budget.
 fn open(path: &Path, percent: u64, device: DeviceKind) -> Runtime {
@@ -39,7 +58,7 @@ pub(crate) fn check_logits_and_hidden_states(runtime: &Runtime, goldens: &Golden
 #[test]
 fn logits_and_hidden_states_equal_transformers_at_every_budget() {
     for name in MODELS {
-        let goldens = Goldens::read(&format!("tiny/{name}/goldens.safetensors"));
+        let goldens = goldens(name);
         for percent in [100, 50, 25] {
             let runtime = open(&asset(&format!("tiny/{name}")), percent, DeviceKind::Cpu);
             check_logits_and_hidden_states(&runtime, &goldens, &format!("{name} at {percent} %"));
@@ -51,9 +70,9 @@ fn logits_and_hidden_states_equal_transformers_at_every_budget() {
 
 #[test]
 fn every_budget_and_every_reader_gives_the_same_bits() {
-    for name in ["llama-sharded", "gpt2"] {
+    for name in ["llama-sharded", "gpt2", "llama-bin", "gpt2-bin-legacy"] {
         let path = asset(&format!("tiny/{name}"));
-        let goldens = Goldens::read(&format!("tiny/{name}/goldens.safetensors"));
+        let goldens = goldens(name);
         let reference = golden_pass(&open(&path, 200, DeviceKind::Cpu), &goldens, Want::AllLogits).0;
         for percent in [100, 50, 25] {
             assert_eq!(golden_pass(&open(&path, percent, DeviceKind::Cpu), &goldens, Want::AllLogits).0, reference);
@@ -68,7 +87,7 @@ fn every_budget_and_every_reader_gives_the_same_bits() {
 #[test]
 fn greedy_tokens_equal_transformers_at_every_budget_and_with_every_policy() {
     for name in MODELS {
-        let goldens = Goldens::read(&format!("tiny/{name}/goldens.safetensors"));
+        let goldens = goldens(name);
         let path = asset(&format!("tiny/{name}"));
         let expected = goldens.ids("greedy");
         let options = GenerateOptions { max_tokens: expected.len(), at_end: AtEnd::Ignore, ..Default::default() };
@@ -90,7 +109,7 @@ fn greedy_tokens_equal_transformers_at_every_budget_and_with_every_policy() {
 #[test]
 fn a_batch_with_left_padding_equals_transformers() {
     for (name, percent) in MODELS.iter().flat_map(|name| [100, 50, 40].map(|percent| (name, percent))) {
-        let goldens = Goldens::read(&format!("tiny/{name}/goldens.safetensors"));
+        let goldens = goldens(name);
         let runtime = open(&asset(&format!("tiny/{name}")), percent, DeviceKind::Cpu);
         let (ids, mask) = (goldens.ids("batch_input_ids"), goldens.ids("batch_attention_mask"));
         let expected = goldens.floats("batch_logits");

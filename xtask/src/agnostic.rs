@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use crate::run::{cargo, output};
 
-const CRATES: [&str; 6] =
-    ["smoke-core", "smoke-cache", "smoke-predict", "smoke-storage", "smoke-quant", "smoke-prefetch"];
+const CRATES: [&str; 7] =
+    ["smoke-core", "smoke-cache", "smoke-predict", "smoke-storage", "smoke-quant", "smoke-prefetch", "smoke-hub"];
 
 /// Names of a framework's crates start with one of these.
 const FRAMEWORK: [&str; 3] = ["burn", "cubecl", "cubek"];

@@ -44,7 +44,8 @@ pub struct StreamOptions {
 }
 
 impl StreamOptions {
-    /// Weights from the checkpoint at `path`: a safetensors or GGUF file, or a directory with a (sharded) checkpoint.
+    /// Weights from the checkpoint at `path`: a safetensors, GGUF or PyTorch file, or a directory with a
+    /// (sharded) checkpoint.
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self {
             path: path.as_ref().to_owned(),

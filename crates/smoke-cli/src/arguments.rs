@@ -18,6 +18,7 @@ pub(crate) enum Command {
     /// Answers a prompt, token by token.
     #[command(after_help = "Examples:
   smoke run models/smollm2 --memory 50MB --prompt \"Why is the sky blue?\"
+  smoke run HuggingFaceTB/SmolLM2-135M-Instruct --memory 200MB --prompt \"Why is the sky blue?\"
   smoke run model.gguf --memory 4GB --raw --prompt \"Once upon a time\" --temperature 0.8 --seed 7
   smoke run models/llama --memory 3.5GiB --prompt-ids 1,2,3 --max-tokens 16 --json")]
     Run(RunArguments),
@@ -34,11 +35,29 @@ pub(crate) enum Command {
     Pack(PackArguments),
 }
 
+impl Command {
+    /// What every subcommand has in common.
+    pub(crate) fn model(&mut self) -> &mut ModelArguments {
+        match self {
+            Self::Run(arguments) => &mut arguments.model,
+            Self::Embed(arguments) => &mut arguments.model,
+            Self::Inspect(arguments) => &mut arguments.model,
+            Self::Plan(arguments) => &mut arguments.model,
+            Self::Pack(arguments) => &mut arguments.model,
+        }
+    }
+}
+
 /// The model and where it runs.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArguments {
-    /// A directory with a model as Hugging Face lays it out, or a safetensors or GGUF file.
+    /// A directory with a model as Hugging Face lays it out, or a safetensors, GGUF or PyTorch file; or, where no such path is, a
+    /// model of the hub: OWNER/NAME, OWNER/NAME@REVISION or OWNER/NAME/FILE.gguf. It is fetched into the hub's usual
+    /// cache, as HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE say.
     pub(crate) model: PathBuf,
+    /// Which file of weights, where the directory or the repository has several.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) file: Option<String>,
     /// Where tensors are computed: cpu, or wgpu or cuda in a program that was built with that feature.
     #[arg(long, default_value_t = DeviceKind::Cpu)]
     pub(crate) device: DeviceKind,
@@ -143,8 +162,8 @@ pub(crate) struct PlanArguments {
 pub(crate) struct PackArguments {
     #[command(flatten)]
     pub(crate) model: ModelArguments,
-    /// The new file: it ends in .gguf or .safetensors, as the original does, and takes as much disk as the original. One
-    /// with safetensors must lie beside the model's config.json.
+    /// The new file: it ends in .gguf where the original does, else in .safetensors, and takes as much disk as the
+    /// original. One with safetensors must lie beside the model's config.json.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod model;
 mod report;
 
 use std::process::ExitCode;
@@ -14,15 +15,19 @@ fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+fn execute(mut command: Command) -> commands::Result {
+    model::resolve(command.model())?;
+    match command {
         Command::Run(arguments) => commands::run(&arguments),
         Command::Embed(arguments) => commands::embed(&arguments),
         Command::Inspect(arguments) => commands::inspect(&arguments),
         Command::Plan(arguments) => commands::plan(&arguments),
         Command::Pack(arguments) => commands::pack(&arguments),
-    };
-    match result {
+    }
+}
+
+fn main() -> ExitCode {
+    match execute(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has seen enough, as `head` has.
         Err(error) if is_closed_pipe(&*error) => ExitCode::SUCCESS,

@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use smoke_hub::Progress;
+use smoke_runtime::ByteSize;
 
 /// Prints an error with its causes.
 pub(crate) fn error(error: &(dyn Error + 'static)) {
@@ -33,15 +35,47 @@ pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
 }
 
 /// Shows how far something is, in bytes.
-pub(crate) fn bytes_bar(total_bytes: u64, message: &'static str) -> ProgressBar {
+pub(crate) fn bytes_bar(total_bytes: u64, message: impl Into<String>) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}");
-    let bar = ProgressBar::new(total_bytes).with_message(message);
+    let bar = ProgressBar::new(total_bytes).with_message(message.into());
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
+    }
+}
+
+/// Shows files that are fetched, one bar after the other on a terminal, one line each elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct FetchBars {
+    current: Option<(String, ProgressBar)>,
+}
+
+impl FetchBars {
+    pub(crate) fn show(&mut self, progress: &Progress<'_>) {
+        let (file, bytes) = (progress.file, progress.total_bytes);
+        match &self.current {
+            Some((current, bar)) if current == file => bar.set_position(progress.done_bytes),
+            _ => {
+                self.finish();
+                if !std::io::stderr().is_terminal() {
+                    eprintln!("fetching {file}, {}", ByteSize(bytes));
+                }
+                // What an earlier run fetched says nothing about the speed of this one.
+                let bar = bytes_bar(bytes, file).with_position(progress.done_bytes);
+                bar.reset_eta();
+                self.current = Some((file.to_owned(), bar));
+            }
+        }
+    }
+
+    /// Leaves the bar of the last file as it is.
+    pub(crate) fn finish(&mut self) {
+        if let Some((_, bar)) = self.current.take() {
+            bar.abandon();
+        }
     }
 }
 

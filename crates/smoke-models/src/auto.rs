@@ -87,7 +87,20 @@ impl Model {
 /// [`Default`] knows those of this crate; add your own with [`with`](Self::with).
 #[derive(Clone, Debug)]
 pub struct AutoModel {
-    architectures: BTreeMap<(Format, String), Place>,
+    architectures: BTreeMap<(Description, String), Place>,
+}
+
+/// Where a checkpoint says which architecture it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Description {
+    ConfigJson,
+    Gguf,
+}
+
+impl From<Format> for Description {
+    fn from(format: Format) -> Self {
+        if format == Format::Gguf { Self::Gguf } else { Self::ConfigJson }
+    }
 }
 
 impl Default for AutoModel {
@@ -106,9 +119,10 @@ impl Default for AutoModel {
 }
 
 impl AutoModel {
-    /// Adds an architecture, or replaces the one of that name.
+    /// Adds an architecture, or replaces the one of that name. It is known in all formats that are described as `format`
+    /// is: GGUF in its files, all others in `config.json`.
     pub fn with(mut self, format: Format, name: &str, place: Place) -> Self {
-        self.architectures.insert((format, name.to_owned()), place);
+        self.architectures.insert((format.into(), name.to_owned()), place);
         self
     }
 
@@ -117,13 +131,13 @@ impl AutoModel {
     /// # Errors
     /// [`ModelError::Unsupported`] if no architecture of that name is known; else what building it says.
     pub fn place(&self, checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Model, ModelError> {
-        let format = checkpoint.metadata().format;
+        let description = Description::from(checkpoint.metadata().format);
         let name: String = match Config::of_gguf(checkpoint) {
             Some(gguf) => gguf.required("general.architecture")?,
             None => Config::beside(checkpoint)?.required("model_type")?,
         };
-        let Some(place) = self.architectures.get(&(format, name.clone())) else {
-            let known = self.architectures.keys().filter(|(of, _)| *of == format).map(|(_, name)| name.as_str());
+        let Some(place) = self.architectures.get(&(description, name.clone())) else {
+            let known = self.architectures.keys().filter(|(of, _)| *of == description).map(|(_, name)| name.as_str());
             return Err(ModelError::unsupported("architecture", &name, known.collect::<Vec<_>>().join(", ")));
         };
         place(checkpoint, layout)

@@ -64,7 +64,7 @@ impl Reader {
     }
 
     fn counted(&self) -> Counted<'_> {
-        Counted { source: &*self.source, counters: &self.counters }
+        Counted { source: &*self.source, counters: &self.counters, clock: &*self.clock }
     }
 
     fn retry<T>(

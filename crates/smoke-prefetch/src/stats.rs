@@ -1,9 +1,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use smoke_cache::CacheStats;
 use smoke_core::Purpose;
 use smoke_storage::{Extent, SourceError, TensorIndex, WeightSource};
+
+use crate::clock::Clock;
 
 /// What a [`Streamer`](crate::Streamer) has done since it was built or its statistics were reset.
 ///
@@ -20,6 +23,8 @@ pub struct StreamStats {
     pub on_time: u64,
     /// Time that callers waited, for units and for uncached reads.
     pub stall: Duration,
+    /// Time in which at least one read was in flight: `bytes_read` over it is the rate that the source gave.
+    pub reading: Duration,
     /// Bytes read from the source. A load that failed or was cancelled counts the runs that it finished.
     pub bytes_read: u64,
     /// Reads that the source answered.
@@ -60,7 +65,9 @@ impl StreamStats {
         ] {
             *now = now.saturating_sub(before);
         }
-        self.stall = self.stall.saturating_sub(start.stall);
+        for (now, before) in [(&mut self.stall, start.stall), (&mut self.reading, start.reading)] {
+            *now = now.saturating_sub(before);
+        }
         self
     }
 }
@@ -76,6 +83,15 @@ pub(crate) struct Counters {
     retries: AtomicU64,
     demand_loads: AtomicU64,
     prefetch_loads: AtomicU64,
+    reading: Mutex<Reading>,
+}
+
+/// The time in which something was being read.
+#[derive(Debug, Default)]
+struct Reading {
+    in_flight: u32,
+    since: Duration,
+    total: Duration,
 }
 
 impl Counters {
@@ -86,6 +102,32 @@ impl Counters {
 
     pub(crate) fn add_stall(&self, stall: Duration) {
         self.stall_nanos.fetch_add(u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// A read begins at `now`.
+    pub(crate) fn begin_reading(&self, now: Duration) {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if reading.in_flight == 0 {
+            reading.since = now;
+        }
+        reading.in_flight += 1;
+    }
+
+    /// A read has ended at `now`, in whatever way.
+    pub(crate) fn end_reading(&self, now: Duration) {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        reading.in_flight -= 1;
+        if reading.in_flight == 0 {
+            let since = reading.since;
+            reading.total += now.saturating_sub(since);
+        }
+    }
+
+    /// Time in which something was being read, up to `now`.
+    fn reading(&self, now: Duration) -> Duration {
+        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = if reading.in_flight > 0 { now.saturating_sub(reading.since) } else { Duration::ZERO };
+        reading.total + open
     }
 
     pub(crate) fn add_retry(&self) {
@@ -100,13 +142,14 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn read(&self, cache: CacheStats) -> StreamStats {
+    pub(crate) fn read(&self, cache: CacheStats, now: Duration) -> StreamStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         StreamStats {
             cache,
             accesses: count(&self.accesses),
             on_time: count(&self.on_time),
             stall: Duration::from_nanos(count(&self.stall_nanos)),
+            reading: self.reading(now),
             bytes_read: count(&self.bytes_read),
             reads: count(&self.reads),
             retries: count(&self.retries),
@@ -116,17 +159,31 @@ impl Counters {
     }
 }
 
-/// A source that counts what is read through it.
+/// A source that counts what is read through it, and how long that takes.
 #[derive(Debug)]
 pub(crate) struct Counted<'a> {
     pub(crate) source: &'a dyn WeightSource,
     pub(crate) counters: &'a Counters,
+    pub(crate) clock: &'a dyn Clock,
+}
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 impl Counted<'_> {
-    fn count(&self, bytes: usize) {
+    fn count(&self, bytes: usize, read: impl FnOnce() -> Result<(), SourceError>) -> Result<(), SourceError> {
+        self.counters.begin_reading(self.clock.now());
+        // Also when a source of somebody else's panics.
+        let _ended = OnDrop(|| self.counters.end_reading(self.clock.now()));
+        read()?;
         self.counters.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -136,9 +193,7 @@ impl WeightSource for Counted<'_> {
     }
 
     fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
-        self.source.read_at(extent, buf)?;
-        self.count(buf.len());
-        Ok(())
+        self.count(buf.len(), || self.source.read_at(extent, buf))
     }
 
     /// Forwarded, so that the source may keep many blocks of a unit in flight.
@@ -148,9 +203,7 @@ impl WeightSource for Counted<'_> {
         buf: &mut [u8],
         should_stop: &dyn Fn() -> bool,
     ) -> Result<(), SourceError> {
-        self.source.read_cancellable(extent, buf, should_stop)?;
-        self.count(buf.len());
-        Ok(())
+        self.count(buf.len(), || self.source.read_cancellable(extent, buf, should_stop))
     }
 
     fn alignment(&self) -> u64 {

@@ -320,7 +320,7 @@ impl Inner {
     }
 
     fn total_stats(&self) -> StreamStats {
-        self.reader.counters.read(self.cache.stats())
+        self.reader.counters.read(self.cache.stats(), self.reader.clock.now())
     }
 
     fn unit_bytes(&self, unit: UnitId) -> u64 {

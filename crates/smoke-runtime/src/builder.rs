@@ -10,7 +10,7 @@ use smoke_models::parts::KvEncoding;
 use smoke_models::text::Tokenizer;
 use smoke_predict::{AccessPredictor, CyclicPredictor};
 use smoke_prefetch::Streamer;
-use smoke_storage::{Checkpoint, ReaderKind, WeightSource};
+use smoke_storage::{Checkpoint, DiskProfile, ReaderKind, WeightSource};
 
 use crate::error::RuntimeError;
 use crate::plan::Sizes;
@@ -150,9 +150,9 @@ impl RuntimeBuilder {
         let pinned = PinnedUnits::new(plan.pinned);
         let policy = policy.unwrap_or_else(|| Box::new(Pinned::following(pinned.clone())));
         let predictor = self.predictor.unwrap_or_else(|| Box::new(CyclicPredictor::new(schedule.clone())));
-        // A ring keeps blocks in flight by itself: a thread reads one unit while another takes up the next.
-        let is_ring = |kind| kind == ReaderKind::Uring;
-        let io_threads = if checkpoint.reader_kinds().all(is_ring) { 2 } else { 4 };
+        // Past the page cache as many read as the disk was measured with; through it, more hide its copies.
+        let is_direct = |kind| matches!(kind, ReaderKind::Uring | ReaderKind::Direct);
+        let io_threads = if checkpoint.reader_kinds().all(is_direct) { DiskProfile::READERS } else { 4 };
         let streamer = Streamer::builder(checkpoint, units)
             .io_threads(io_threads)
             .budget(Budget::new(budget_bytes))

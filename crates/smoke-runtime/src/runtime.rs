@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smoke_burn::{DeviceKind, Weights};
 use smoke_cache::bound::min_bound;
@@ -101,7 +101,7 @@ pub struct Token {
 }
 
 impl Runtime {
-    /// Says which model is opened: a directory with a checkpoint, or a safetensors or GGUF file.
+    /// Says which model is opened: a directory with a checkpoint, or a safetensors, GGUF or PyTorch file.
     pub fn builder(path: impl AsRef<Path>) -> RuntimeBuilder {
         RuntimeBuilder::new(path.as_ref())
     }
@@ -265,14 +265,15 @@ enum Next {
     Nothing,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Progress {
     generated: usize,
     passes: usize,
     started: Option<Instant>,
     first: Option<Instant>,
     last: Option<Instant>,
-    bytes_at_first: u64,
+    /// Of the streamer, at the first token.
+    at_first: StreamStats,
     passes_at_first: usize,
 }
 
@@ -295,13 +296,16 @@ impl Generation<'_> {
     /// What was done so far and what it cost.
     pub fn statistics(&self) -> Statistics {
         let streamer = self.runtime.weights.streamer();
-        let StreamStats { cache, accesses, on_time, stall, bytes_read, .. } = streamer.stats();
-        let Progress { generated, started, first, last, bytes_at_first, .. } = self.progress;
+        let StreamStats { cache, accesses, on_time, stall, reading, bytes_read, .. } = streamer.stats();
+        let Progress { generated, started, first, last, ref at_first, .. } = self.progress;
         let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
             (Some(from), Some(to)) => to.duration_since(from),
             _ => Default::default(),
         };
         let later_passes = (self.progress.passes - self.progress.passes_at_first) as u64;
+        let decode_bytes_read = if first.is_some() { bytes_read.saturating_sub(at_first.bytes_read) } else { 0 };
+        let since_first =
+            |now: Duration, at_first| if first.is_some() { now.saturating_sub(at_first) } else { Duration::ZERO };
         Statistics {
             prompt_tokens: self.prompt.len(),
             generated_tokens: generated,
@@ -311,12 +315,15 @@ impl Generation<'_> {
             budget_bytes: streamer.budget().limit_bytes(),
             peak_bytes: streamer.budget().peak_bytes(),
             bytes_read,
-            bytes_read_per_token: bytes_read.saturating_sub(bytes_at_first).checked_div(later_passes).unwrap_or(0),
+            bytes_read_per_token: decode_bytes_read.checked_div(later_passes).unwrap_or(0),
             min_bytes_read_per_token: self.plan.least_streamed_bytes(),
             byte_hit_rate: cache.byte_hit_rate(),
             min_byte_hit_rate: self.min_byte_hit_rate(),
             on_time_rate: if accesses == 0 { 1.0 } else { on_time as f64 / accesses as f64 },
             stall,
+            decode_stall: since_first(stall, at_first.stall),
+            decode_reading: since_first(reading, at_first.reading),
+            decode_bytes_read,
         }
     }
 
@@ -408,7 +415,7 @@ impl Generation<'_> {
         self.progress.last = Some(Instant::now());
         if self.progress.first.is_none() {
             self.progress.first = self.progress.last;
-            self.progress.bytes_at_first = self.runtime.weights.streamer().stats().bytes_read;
+            self.progress.at_first = self.runtime.weights.streamer().stats();
             self.progress.passes_at_first = self.progress.passes;
         }
         let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).transpose()?.unwrap_or_default();

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::probe::Limit;
+
 /// What a generation did and what it cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
@@ -32,11 +34,99 @@ pub struct Statistics {
     pub on_time_rate: f64,
     /// Time that the computation waited for weights.
     pub stall: Duration,
+    /// What of it fell to the tokens after the first.
+    pub decode_stall: Duration,
+    /// Time, after the first token, in which the disk was reading.
+    pub decode_reading: Duration,
+    /// Bytes read after the first token.
+    pub decode_bytes_read: u64,
+}
+
+/// How near decoding came to what the disk and the processor, as fast as they were meanwhile, allow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Achieved {
+    /// Tokens per second if nothing were read but what the memory has no room for, the disk were never idle, and reading
+    /// and computing overlapped wholly.
+    pub bound_tokens_per_second: f64,
+    /// The share of it that was reached, in [0, 1].
+    pub share: f64,
+    /// What limits the bound.
+    pub limit: Limit,
+    /// Bytes per second while the disk was reading; `None` if it never was.
+    pub disk_bytes_per_second: Option<f64>,
+    /// The share of the time that went to reads beyond the least possible. Counts where the disk is the limit.
+    pub excess_reads: f64,
+    /// The share of the time in which nothing was being read. Counts where the disk is the limit.
+    pub disk_idle: f64,
+    /// The share of the time in which the computation waited for weights. Counts where the computation is the limit.
+    pub waiting: f64,
 }
 
 impl Statistics {
     /// Tokens per second after the first, or zero where there is no second.
     pub fn tokens_per_second(&self) -> f64 {
         if self.decode.is_zero() { 0.0 } else { (self.generated_tokens.max(1) - 1) as f64 / self.decode.as_secs_f64() }
+    }
+
+    /// How near to the bound that was, and where the rest went; `None` where there is no second token.
+    pub fn achieved(&self) -> Option<Achieved> {
+        let tokens = self.generated_tokens.checked_sub(1).filter(|&tokens| tokens > 0)? as f64;
+        let [time, stall, reading] = [self.decode, self.decode_stall, self.decode_reading].map(|t| t.as_secs_f64());
+        if time <= 0.0 {
+            return None;
+        }
+        let rate = (reading > 0.0).then(|| self.decode_bytes_read as f64 / reading);
+        let seconds_for = |bytes: f64| rate.map_or(0.0, |rate| bytes / rate);
+        let least = (self.min_bytes_read_per_token as f64 * tokens).min(self.decode_bytes_read as f64);
+        let (disk, compute) = (seconds_for(least), (time - stall).max(0.0));
+        let bound = disk.max(compute);
+        Some(Achieved {
+            bound_tokens_per_second: tokens / bound,
+            share: bound / time,
+            limit: if disk > compute { Limit::Disk } else { Limit::Compute },
+            disk_bytes_per_second: rate,
+            excess_reads: seconds_for(self.decode_bytes_read as f64 - least) / time,
+            disk_idle: (1.0 - reading / time).max(0.0),
+            waiting: stall / time,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statistics(decode: u64, stall: u64, reading: u64, bytes: u64, least: u64) -> Statistics {
+        Statistics {
+            generated_tokens: 11,
+            decode: Duration::from_secs(decode),
+            decode_stall: Duration::from_secs(stall),
+            decode_reading: Duration::from_secs(reading),
+            decode_bytes_read: bytes,
+            min_bytes_read_per_token: least,
+            ..Statistics::default()
+        }
+    }
+
+    #[test]
+    fn a_disk_that_idles_and_reads_too_much_is_named() {
+        // 80 bytes in 8 of 10 seconds: 10 bytes per second; the 60 that are needed would take 6 seconds.
+        let achieved = statistics(10, 7, 8, 80, 6).achieved().unwrap();
+        assert_eq!(achieved.limit, Limit::Disk);
+        assert!((achieved.share - 0.6).abs() < 1e-9 && (achieved.bound_tokens_per_second - 10.0 / 6.0).abs() < 1e-9);
+        assert!((achieved.excess_reads - 0.2).abs() < 1e-9 && (achieved.disk_idle - 0.2).abs() < 1e-9);
+    }
+
+    #[test]
+    fn where_everything_fits_only_waiting_is_lost() {
+        let achieved = statistics(10, 1, 0, 0, 0).achieved().unwrap();
+        assert_eq!((achieved.limit, achieved.disk_bytes_per_second), (Limit::Compute, None));
+        assert!((achieved.share - 0.9).abs() < 1e-9 && (achieved.waiting - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn one_token_has_no_rate() {
+        assert_eq!(Statistics { generated_tokens: 1, ..Statistics::default() }.achieved(), None);
     }
 }

@@ -4,14 +4,14 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::error::SourceError;
-use crate::format::{FormatError, parse_gguf, parse_safetensors, parse_shard_index};
+use crate::format::{FormatError, parse_gguf, parse_pytorch, parse_safetensors, parse_shard_index};
 use crate::index::{FileInfo, TensorIndex, TensorInfo};
 use crate::metadata::{Format, Metadata};
 use crate::profile::DiskProfile;
 use crate::reader::{ReadError, Reader, ReaderKind, check_range};
 use crate::source::{Extent, WeightSource};
 
-/// A checkpoint in files: safetensors, sharded safetensors or GGUF.
+/// A checkpoint in files: GGUF, or safetensors or PyTorch's own, in one file or in shards.
 ///
 /// Opening reads headers only. The index is kept; no tensor is read before it is asked for.
 #[derive(Debug)]
@@ -108,8 +108,9 @@ impl Checkpoint {
 
     /// Opens a file, or the checkpoint in a directory.
     ///
-    /// In a directory it takes `model.safetensors.index.json`, `model.safetensors`, the only other safetensors file or
-    /// the only GGUF file, in this order.
+    /// In a directory it takes `model.safetensors.index.json`, `model.safetensors`, the only other safetensors file,
+    /// the only GGUF file, `pytorch_model.bin.index.json`, `pytorch_model.bin` or the only other file that ends in `.bin`,
+    /// `.pt` or `.pth`, in this order.
     ///
     /// # Errors
     /// [`OpenError`] if there is none, or it is not valid, or it cannot be read in this way.
@@ -137,19 +138,21 @@ impl Checkpoint {
         let file = if metadata.is_dir() { find(path)? } else { path.to_owned() };
         let directory = file.parent().map(Path::to_owned).unwrap_or_default();
         let mut metadata = Metadata { directory, format: Format::Safetensors, gguf: None, texts: BTreeMap::new() };
-        let parts = match Kind::of(&file)? {
-            Kind::Safetensors => {
+        let (format, is_index) = kind_of(&file)?;
+        metadata.format = format;
+        let parts = match format {
+            _ if is_index => shards(&file, &metadata.directory, format)?,
+            Format::Safetensors => {
                 let part = Part::safetensors(file)?;
                 metadata.texts = part.texts.clone();
                 vec![part]
             }
-            Kind::Shards => shards(&file, &metadata.directory)?,
-            Kind::Gguf => {
+            Format::Gguf => {
                 let (part, gguf) = Part::gguf(file)?;
-                metadata.format = Format::Gguf;
                 metadata.gguf = Some(gguf);
                 vec![part]
             }
+            Format::PyTorch => vec![Part::pytorch(file)?],
         };
         check_distinct(&parts)?;
         let (kind, profile) = choose(&parts);
@@ -166,7 +169,11 @@ impl Checkpoint {
             files.push(FileInfo { path: part.path, len: part.len });
         }
         let first = files.first().map(|file| file.path.clone()).unwrap_or_default();
-        let index = TensorIndex::new(files, tensors).map_err(|cause| OpenError::Format { path: first, cause })?;
+        let index = match format {
+            Format::PyTorch => TensorIndex::with_shared(files, tensors),
+            Format::Safetensors | Format::Gguf => TensorIndex::new(files, tensors),
+        };
+        let index = index.map_err(|cause| OpenError::Format { path: first, cause })?;
         Ok(Self { index, metadata, readers })
     }
 
@@ -231,6 +238,14 @@ impl Part {
         }
     }
 
+    fn pytorch(path: PathBuf) -> Result<Self, OpenError> {
+        let (file, len) = open_file(&path)?;
+        match parse_pytorch(BufReader::new(file), len) {
+            Ok(tensors) => Ok(Self { path, len, tensors, texts: BTreeMap::new() }),
+            Err(cause) => Err(OpenError::Format { path, cause }),
+        }
+    }
+
     fn gguf(path: PathBuf) -> Result<(Self, crate::GgufMetadata), OpenError> {
         let (file, len) = open_file(&path)?;
         let header = match parse_gguf(BufReader::new(file), len) {
@@ -261,7 +276,7 @@ fn check_distinct(parts: &[Part]) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn shards(index_path: &Path, directory: &Path) -> Result<Vec<Part>, OpenError> {
+fn shards(index_path: &Path, directory: &Path, format: Format) -> Result<Vec<Part>, OpenError> {
     let (file, len) = open_file(index_path)?;
     if len > LARGEST_INDEX {
         let cause = FormatError::header(format!("an index of {len} bytes"));
@@ -277,7 +292,10 @@ fn shards(index_path: &Path, directory: &Path) -> Result<Vec<Part>, OpenError> {
             let (count, tensor) = (names.len(), names.into_iter().next().unwrap_or_default());
             return Err(OpenError::MissingShard { path, tensor, count });
         }
-        let part = Part::safetensors(path)?;
+        let part = match format {
+            Format::PyTorch => Part::pytorch(path)?,
+            _ => Part::safetensors(path)?,
+        };
         let there: HashSet<&str> = part.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         if let Some(tensor) = names.into_iter().find(|name| !there.contains(name.as_str())) {
             return Err(OpenError::MissingTensor { path: part.path.clone(), tensor });
@@ -287,35 +305,32 @@ fn shards(index_path: &Path, directory: &Path) -> Result<Vec<Part>, OpenError> {
     Ok(parts)
 }
 
-/// What a file is.
-enum Kind {
-    Safetensors,
-    Shards,
-    Gguf,
+/// What a file is by its name, and whether it is an index of shards.
+fn kind_of(path: &Path) -> Result<(Format, bool), OpenError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let (name, is_index) = match name.strip_suffix(".index.json") {
+        Some(name) => (name, true),
+        None => (&*name, false),
+    };
+    match () {
+        () if name.ends_with(".safetensors") => Ok((Format::Safetensors, is_index)),
+        () if name.ends_with(".gguf") && !is_index => Ok((Format::Gguf, false)),
+        () if ends_in(name, &PYTORCH) => Ok((Format::PyTorch, is_index)),
+        () => Err(OpenError::NoCheckpoint {
+            path: path.to_owned(),
+            reason: "its name does not end in .safetensors, .gguf, .bin, .pt or .pth".to_owned(),
+        }),
+    }
 }
 
-impl Kind {
-    fn of(path: &Path) -> Result<Self, OpenError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        match () {
-            () if name.ends_with(".safetensors") => Ok(Self::Safetensors),
-            () if name.ends_with(".safetensors.index.json") => Ok(Self::Shards),
-            () if name.ends_with(".gguf") => Ok(Self::Gguf),
-            () => Err(OpenError::NoCheckpoint {
-                path: path.to_owned(),
-                reason: "its name ends neither in .safetensors nor in .gguf".to_owned(),
-            }),
-        }
-    }
+/// How the names of PyTorch's files end.
+const PYTORCH: [&str; 3] = [".bin", ".pt", ".pth"];
+
+fn ends_in(name: &str, suffixes: &[&str]) -> bool {
+    suffixes.iter().any(|suffix| name.ends_with(suffix))
 }
 
 fn find(directory: &Path) -> Result<PathBuf, OpenError> {
-    for name in ["model.safetensors.index.json", "model.safetensors"] {
-        let path = directory.join(name);
-        if path.is_file() {
-            return Ok(path);
-        }
-    }
     let entries = std::fs::read_dir(directory).map_err(|cause| io_error(directory, cause))?;
     let mut names = entries
         .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
@@ -323,8 +338,17 @@ fn find(directory: &Path) -> Result<PathBuf, OpenError> {
         .map_err(|cause| io_error(directory, cause))?;
     names.retain(|name| directory.join(name).is_file());
     names.sort();
-    for suffix in [".safetensors", ".gguf"] {
-        let mut found = names.iter().filter(|name| name.ends_with(suffix));
+    // Each family by its usual names, or by what ends as its files do.
+    let families: [(&[&str], &[&str]); 3] = [
+        (&["model.safetensors.index.json", "model.safetensors"], &[".safetensors"]),
+        (&[], &[".gguf"]),
+        (&["pytorch_model.bin.index.json", "pytorch_model.bin"], &PYTORCH),
+    ];
+    for (usual, suffixes) in families {
+        if let Some(name) = usual.iter().find(|usual| names.iter().any(|name| name == *usual)) {
+            return Ok(directory.join(name));
+        }
+        let mut found = names.iter().filter(|name| ends_in(name, suffixes));
         match (found.next(), found.next()) {
             (Some(name), None) => return Ok(directory.join(name)),
             (Some(first), Some(second)) => {
@@ -334,13 +358,9 @@ fn find(directory: &Path) -> Result<PathBuf, OpenError> {
             _ => {}
         }
     }
-    let pickled = names.iter().any(|name| name.ends_with(".bin") || name.ends_with(".pt"));
-    let reason = if pickled {
-        "it has a PyTorch pickle only, which is not supported: convert it to safetensors"
-    } else {
-        "it has neither a safetensors nor a GGUF file: is it the directory of a model?"
-    };
-    Err(OpenError::NoCheckpoint { path: directory.to_owned(), reason: reason.to_owned() })
+    let reason =
+        "it has neither a safetensors, nor a GGUF, nor a PyTorch file: is it the directory of a model?".to_owned();
+    Err(OpenError::NoCheckpoint { path: directory.to_owned(), reason })
 }
 
 fn open_file(path: &Path) -> Result<(File, u64), OpenError> {

@@ -36,7 +36,7 @@ impl TensorInfo {
 }
 
 /// What a source holds. Every tensor in it is inside its file, has as many bytes as its shape says, and shares none of
-/// them.
+/// them unless the format is one in which tensors may.
 #[derive(Clone, Debug, Default)]
 pub struct TensorIndex {
     files: Vec<FileInfo>,
@@ -50,7 +50,22 @@ impl TensorIndex {
     /// # Errors
     /// [`FormatError`] if a name stands twice, a size does not follow from encoding and shape, or bytes are outside
     /// their file or belong to two tensors.
-    pub fn new(files: Vec<FileInfo>, mut tensors: Vec<TensorInfo>) -> Result<Self, FormatError> {
+    pub fn new(files: Vec<FileInfo>, tensors: Vec<TensorInfo>) -> Result<Self, FormatError> {
+        let index = Self::with_shared(files, tensors)?;
+        let mut nonempty = index.tensors.iter().filter(|tensor| tensor.extent.len > 0).peekable();
+        while let (Some(first), Some(second)) = (nonempty.next(), nonempty.peek()) {
+            if first.extent.file == second.extent.file && first.extent.end() > second.extent.offset {
+                return Err(FormatError::Overlap { first: first.name.clone(), second: second.name.clone() });
+            }
+        }
+        Ok(index)
+    }
+
+    /// Validates `tensors` of `files` that may share bytes, as PyTorch's do: tied weights, and parts of a whole.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), but for bytes that belong to two tensors.
+    pub fn with_shared(files: Vec<FileInfo>, mut tensors: Vec<TensorInfo>) -> Result<Self, FormatError> {
         tensors.sort_by_key(|tensor| (tensor.extent.file, tensor.extent.offset, tensor.extent.len));
         let mut by_name = HashMap::with_capacity(tensors.len());
         for (at, tensor) in tensors.iter().enumerate() {
@@ -67,12 +82,6 @@ impl TensorIndex {
             }
             if by_name.insert(name.clone(), at).is_some() {
                 return Err(FormatError::DuplicateName { name: name.clone() });
-            }
-        }
-        let mut nonempty = tensors.iter().filter(|tensor| tensor.extent.len > 0).peekable();
-        while let (Some(first), Some(second)) = (nonempty.next(), nonempty.peek()) {
-            if first.extent.file == second.extent.file && first.extent.end() > second.extent.offset {
-                return Err(FormatError::Overlap { first: first.name.clone(), second: second.name.clone() });
             }
         }
         Ok(Self { files, tensors, by_name })
@@ -103,9 +112,18 @@ impl TensorIndex {
         self.tensors.is_empty()
     }
 
-    /// The bytes of all tensors.
+    /// The bytes of all tensors; those that several share count once.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.extent.len).sum()
+        // In the order of their places, what lies before `end` is counted.
+        let (mut total, mut file, mut end) = (0, 0, 0);
+        for Extent { file: of, offset, len } in self.tensors.iter().map(|tensor| tensor.extent) {
+            if of != file {
+                (file, end) = (of, 0);
+            }
+            total += (offset + len).saturating_sub(offset.max(end));
+            end = end.max(offset + len);
+        }
+        total
     }
 }
 

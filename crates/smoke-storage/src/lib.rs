@@ -1,7 +1,7 @@
 //! Where weights come from: checkpoint formats and readers.
 //!
 //! A [`WeightSource`] has an index of tensors and reads byte ranges. [`Checkpoint`] is the one for files: safetensors,
-//! sharded safetensors and GGUF, read past the page cache ([`ReaderKind::Uring`], [`ReaderKind::Direct`]), through it, or
+//! GGUF and PyTorch's own, in one file or in shards, read past the page cache ([`ReaderKind::Uring`], [`ReaderKind::Direct`]), through it, or
 //! mapped; a [`DiskProfile`] says which way is best. A [`UnitMap`]
 //! says which ranges are loaded together and where each lies in the buffer that they are read into.
 //!

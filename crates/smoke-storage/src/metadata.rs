@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 /// The family of a checkpoint's files.
@@ -9,6 +10,18 @@ pub enum Format {
     Safetensors,
     /// GGUF, which describes the model and its tokenizer, too.
     Gguf,
+    /// What PyTorch's `torch.save` writes, in one file or several.
+    PyTorch,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Safetensors => "safetensors",
+            Self::Gguf => "GGUF",
+            Self::PyTorch => "PyTorch",
+        })
+    }
 }
 
 /// What a checkpoint says beside its tensors.

@@ -1,7 +1,7 @@
 //! Writes a checkpoint anew in the order in which its tensors are used, so that each unit is one read.
 //!
 //! The result is a checkpoint like any other, in the format of the original: safetensors (one file, whatever the number
-//! of shards) or GGUF. In GGUF files every tensor begins on a page. Safetensors allows no gaps; there the first one
+//! of shards, and for PyTorch's files, too) or GGUF. In GGUF files every tensor begins on a page. Safetensors allows no gaps; there the first one
 //! does, and reads are widened by less than a page at either end.
 //!
 //! ```no_run
@@ -19,6 +19,7 @@
 mod header;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,7 +73,7 @@ pub enum PackError {
         directory: PathBuf,
     },
     /// The name does not end as the format's do.
-    #[error("{path}: its name must end in .{extension}, for that is the format of the original")]
+    #[error("{path}: its name must end in .{extension}, for that is what such a checkpoint is packed as")]
     WrongName {
         /// The file that was to be written.
         path: PathBuf,
@@ -102,7 +103,7 @@ impl<'a> Pack<'a> {
         let target = target.to_owned();
         let format = checkpoint.metadata().format;
         let extension = match format {
-            Format::Safetensors => "safetensors",
+            Format::Safetensors | Format::PyTorch => "safetensors",
             Format::Gguf => "gguf",
         };
         if target.extension().is_none_or(|there| there != extension) {
@@ -112,12 +113,14 @@ impl<'a> Pack<'a> {
             return Err(PackError::Exists { path: target });
         }
         let directory = &checkpoint.metadata().directory;
-        if format == Format::Safetensors && !is_same(writer::directory_of(&target), directory) {
+        if format != Format::Gguf && !is_same(writer::directory_of(&target), directory) {
             return Err(PackError::AwayFromConfig { path: target, directory: directory.clone() });
         }
         let order = in_order_of_use(checkpoint, units);
         let laid_out = match format {
             Format::Safetensors => header::safetensors(order, &checkpoint.metadata().texts),
+            // Other programs ask safetensors files for whose layouts they have.
+            Format::PyTorch => header::safetensors(order, &BTreeMap::from([("format".to_owned(), "pt".to_owned())])),
             Format::Gguf => header::gguf(order, &checkpoint.index().files()[0].path)
                 .map_err(|cause| PackError::Io { path: checkpoint.index().files()[0].path.clone(), cause })?,
         };

@@ -2,96 +2,116 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use crate::buffer::AlignedBuffer;
 use crate::profile::DiskProfile;
 use crate::reader::{ReadError, Reader, ReaderKind};
 
-/// What is tried, the least demanding first: of equals the first one is taken.
-const PACES: [(u64, u32); 6] = [(1 << 20, 4), (2 << 20, 4), (1 << 20, 16), (2 << 20, 8), (4 << 20, 4), (4 << 20, 8)];
+/// The rings that are tried after direct reads: block size and queue depth, the least demanding first.
+const PACES: [(u64, u32); 4] = [(1 << 20, 4), (2 << 20, 4), (512 << 10, 8), (4 << 20, 8)];
 
 /// A read of the size of a unit.
-const READ_BYTES: usize = 16 << 20;
+const READ_BYTES: usize = 4 << 20;
 
-/// How long each way is tried in each round.
-const TRIAL: Duration = Duration::from_millis(25);
+/// Reads of one way in one round, by all readers together.
+const READS: usize = 12;
 
-/// Twice, for the first trial of a disk may be slow, and any may be disturbed; the better one counts.
-const ROUNDS: usize = 2;
+/// All ways take turns, so that a disk that is slow for a moment is slow for all of them.
+const ROUNDS: usize = 8;
 
-/// When no more trials begin.
-const DEADLINE: Duration = Duration::from_millis(600);
+/// When no more rounds begin.
+const DEADLINE: Duration = Duration::from_millis(800);
 
-/// Rates that differ by less are equal: one trial says no more.
-const NOISE: f64 = 0.05;
+/// Rates that differ by less are equal: the trials say no more.
+const NOISE: f64 = 0.03;
 
 impl DiskProfile {
-    /// Reads parts of a file past the page cache, in several ways, and says which one is best. Takes well under a
-    /// second, and reads up to a few GB of a fast disk.
+    /// How many threads read at a time where a profile is measured, and how many should: two keep a disk busy while one
+    /// of them hands over what it has read.
+    pub const READERS: usize = 2;
+
+    /// Reads parts of a file past the page cache, in several ways, and says which one is best. Takes about a second, and
+    /// reads up to a few GB of a fast disk.
     ///
     /// # Errors
     /// If the file cannot be read past the page cache, or is empty.
     pub fn measure(path: &Path) -> io::Result<Self> {
         let start = Instant::now();
-        let mut places = Places::of(std::fs::metadata(path)?.len())?;
-        let mut buffer = AlignedBuffer::zeroed(places.read_bytes);
+        let places = Places::of(std::fs::metadata(path)?.len())?;
+        let mut buffers = [0; Self::READERS].map(|_| AlignedBuffer::zeroed(places.read_bytes));
         // Pages are made before anything is timed.
-        buffer.fill(1);
+        buffers.iter_mut().for_each(|buffer| buffer.fill(1));
         let direct = Self { reader: ReaderKind::Direct, ..Self::default() };
         let uring = PACES.map(|(block_bytes, queue_depth)| Self { block_bytes, queue_depth, ..Self::default() });
         let mut trials = Vec::new();
         for profile in std::iter::once(direct).chain(uring) {
             match Reader::open(path, profile.reader, &profile) {
-                Ok(reader) => trials.push(Trial { profile, reader, bytes_per_second: 0.0 }),
+                Ok(reader) => trials.push(Trial { profile, reader, bytes: 0, time: Duration::ZERO }),
                 Err(error) if profile.reader == ReaderKind::Direct => return Err(io::Error::other(error)),
                 // The kernel has no io_uring.
                 Err(_) => {}
             }
         }
         for round in 0..ROUNDS {
+            if round > 1 && start.elapsed() >= DEADLINE {
+                break;
+            }
             for trial in &mut trials {
-                if round == 0 || start.elapsed() < DEADLINE {
-                    trial.run(&mut places, &mut buffer)?;
+                // The first round of a disk may be slow.
+                if round == 1 {
+                    (trial.bytes, trial.time) = (0, Duration::ZERO);
                 }
+                trial.run(&places, &mut buffers)?;
             }
         }
-        let rates: Vec<f64> = trials.iter().map(|trial| trial.bytes_per_second).collect();
+        let rates: Vec<f64> = trials.iter().map(Trial::bytes_per_second).collect();
         let best = &trials[best_of(&rates)];
-        Ok(Self { bytes_per_second: Some(best.bytes_per_second as u64), ..best.profile })
+        Ok(Self { bytes_per_second: Some(best.bytes_per_second() as u64), ..best.profile })
     }
 }
 
-/// The place of the way to take, of which the first one is direct reads and the others are rings: the first ring that
-/// is as good as the best one, unless direct reads are better.
+/// The first way that is as good as the best one.
 fn best_of(rates: &[f64]) -> usize {
-    let (direct, rings) = rates.split_first().expect("direct reads are always tried");
-    let best = rings.iter().copied().fold(0.0, f64::max);
-    match rings.iter().position(|&rate| rate >= best * (1.0 - NOISE)) {
-        Some(ring) if best >= direct * (1.0 - NOISE) => ring + 1,
-        _ => 0,
-    }
+    let best = rates.iter().copied().fold(0.0, f64::max);
+    rates.iter().position(|&rate| rate >= best * (1.0 - NOISE)).unwrap_or(0)
 }
 
 struct Trial {
     profile: DiskProfile,
     reader: Reader,
-    bytes_per_second: f64,
+    bytes: u64,
+    time: Duration,
 }
 
 impl Trial {
-    fn run(&mut self, places: &mut Places, buffer: &mut AlignedBuffer) -> io::Result<()> {
-        let start = Instant::now();
-        let mut bytes = 0;
-        while start.elapsed() < TRIAL {
-            match self.reader.read_at(places.next(), buffer, &|| false) {
-                Ok(()) => bytes += buffer.len(),
-                Err(ReadError::Io(error)) => return Err(error),
-                Err(ReadError::Cancelled) => return Err(io::ErrorKind::Interrupted.into()),
+    fn run(&mut self, places: &Places, buffers: &mut [AlignedBuffer]) -> io::Result<()> {
+        let (reader, left) = (&self.reader, AtomicUsize::new(READS));
+        let read = |buffer: &mut AlignedBuffer| -> io::Result<u64> {
+            let mut bytes = 0;
+            while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+                match reader.read_at(places.next(), buffer, &|| false) {
+                    Ok(()) => bytes += buffer.len() as u64,
+                    Err(ReadError::Io(error)) => return Err(error),
+                    Err(ReadError::Cancelled) => return Err(io::ErrorKind::Interrupted.into()),
+                }
             }
-        }
-        self.bytes_per_second = self.bytes_per_second.max(bytes as f64 / start.elapsed().as_secs_f64());
+            Ok(bytes)
+        };
+        let start = Instant::now();
+        let bytes: io::Result<u64> = std::thread::scope(|scope| {
+            let readers: Vec<_> = buffers.iter_mut().map(|buffer| scope.spawn(|| read(buffer))).collect();
+            readers.into_iter().map(|reader| reader.join().expect("a reader does not panic")).sum()
+        });
+        self.bytes += bytes?;
+        self.time += start.elapsed();
         Ok(())
+    }
+
+    fn bytes_per_second(&self) -> f64 {
+        self.bytes as f64 / self.time.as_secs_f64().max(1e-9)
     }
 }
 
@@ -99,7 +119,7 @@ impl Trial {
 struct Places {
     count: u64,
     stride: u64,
-    read: u64,
+    read: AtomicU64,
     read_bytes: usize,
 }
 
@@ -115,12 +135,11 @@ impl Places {
         while greatest_common_divisor(stride, count) != 1 {
             stride += 1;
         }
-        Ok(Self { count, stride, read: 0, read_bytes })
+        Ok(Self { count, stride, read: AtomicU64::new(0), read_bytes })
     }
 
-    fn next(&mut self) -> u64 {
-        let place = (self.read % self.count) * self.stride % self.count;
-        self.read += 1;
+    fn next(&self) -> u64 {
+        let place = (self.read.fetch_add(1, Relaxed) % self.count) * self.stride % self.count;
         place * self.read_bytes as u64
     }
 }
@@ -137,7 +156,7 @@ mod tests {
     #[test]
     fn places_are_all_different_and_inside() {
         for len in [1, 4096, READ_BYTES as u64 - 1, READ_BYTES as u64, 5 << 26, 12_345_678_901] {
-            let mut places = Places::of(len).unwrap();
+            let places = Places::of(len).unwrap();
             let mut offsets: Vec<u64> = (0..places.count).map(|_| places.next()).collect();
             assert!(offsets.iter().all(|offset| offset + places.read_bytes as u64 <= len));
             offsets.sort_unstable();
@@ -148,11 +167,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_ring_of_the_best_is_taken_and_direct_reads_only_where_they_are_better() {
+    fn the_first_of_the_best_is_taken() {
         for (rates, best) in [
-            (&[1.0, 2.0, 2.5, 2.6][..], 2),
+            (&[1.0, 2.0, 2.5, 2.55][..], 2),
             (&[1.0, 2.6, 2.5, 2.6], 1),
-            (&[2.7, 2.0, 2.5, 2.6], 2),
+            (&[2.55, 2.0, 2.5, 2.6], 0),
             (&[3.0, 2.0, 2.5, 2.6], 0),
             (&[1.0], 0),
         ] {

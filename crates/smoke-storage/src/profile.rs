@@ -20,7 +20,7 @@ pub struct DiskProfile {
     pub block_bytes: u64,
     /// How many blocks of one read it keeps in flight: 1 to 64.
     pub queue_depth: u32,
-    /// What one thread reached in this way; `None` where nothing was measured.
+    /// What [`READERS`](Self::READERS) threads reached in this way; `None` where nothing was measured.
     pub bytes_per_second: Option<u64>,
 }
 
@@ -77,7 +77,7 @@ struct Record {
     bytes_per_second: u64,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Tells disks apart. The number of a device may be another's after a restart, hence the size.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -168,7 +168,7 @@ mod tests {
         let (cache, file, disk, record) = remembered();
         let good = fs::read_to_string(&record).unwrap();
         for (from, to) in [
-            ("\"version\": 1", "\"version\": 2"),
+            ("\"version\": 2", "\"version\": 1"),
             ("direct", "mmap"),
             ("\"queue_depth\": 16", "\"queue_depth\": 0"),
             ("\"queue_depth\": 16", "\"queue_depth\": 65"),

@@ -14,7 +14,7 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result {
     let mut out = std::io::stdout().lock();
     let runtime = open_everything(&arguments.model);
     let checkpoint = Checkpoint::open_with(&arguments.model.model, ReaderKind::Pread)?;
-    let index = checkpoint.index();
+    let (index, format) = (checkpoint.index(), checkpoint.metadata().format);
     // A checkpoint whose architecture is unknown has tensors, but no units.
     let units = runtime.as_ref().map(|runtime| runtime.weights().streamer().units());
     if arguments.model.json {
@@ -34,7 +34,11 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result {
             }).collect::<Vec<_>>()
         });
         let tensors: Vec<_> = tensors.collect();
-        writeln!(out, "{}", json!({ "model_bytes": index.total_bytes(), "tensors": tensors, "units": units }))?;
+        writeln!(
+            out,
+            "{}",
+            json!({ "format": format.to_string(), "model_bytes": index.total_bytes(), "tensors": tensors, "units": units })
+        )?;
         return Ok(());
     }
     for tensor in index.iter() {
@@ -48,7 +52,13 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result {
             ByteSize(tensor.extent.len).to_string()
         )?;
     }
-    writeln!(out, "{} tensors, {} in {} file(s)", index.len(), ByteSize(index.total_bytes()), index.files().len())?;
+    writeln!(
+        out,
+        "{format}: {} tensors, {} in {} file(s)",
+        index.len(),
+        ByteSize(index.total_bytes()),
+        index.files().len()
+    )?;
     match units {
         Ok(units) => {
             let largest = units.units().map(|unit| units.payload_bytes(unit)).max().unwrap_or(0);

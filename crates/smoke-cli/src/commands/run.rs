@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use smoke_runtime::{AtEnd, ByteSize, GenerateOptions, Plan, Prompt, Runtime, Sampling, Statistics};
+use smoke_runtime::{Achieved, AtEnd, ByteSize, GenerateOptions, Limit, Plan, Prompt, Runtime, Sampling, Statistics};
 
 use super::{Result, open};
 use crate::arguments::RunArguments;
@@ -118,6 +118,10 @@ fn run_json(ids: &[u32], text: &str, statistics: &Statistics) -> serde_json::Val
         "min_byte_hit_rate": statistics.min_byte_hit_rate,
         "on_time_rate": statistics.on_time_rate,
         "stall_seconds": statistics.stall.as_secs_f64(),
+        "decode_stall_seconds": statistics.decode_stall.as_secs_f64(),
+        "decode_reading_seconds": statistics.decode_reading.as_secs_f64(),
+        "share_of_bound": statistics.achieved().map(|achieved| achieved.share),
+        "disk_bytes_per_second": statistics.achieved().and_then(|achieved| achieved.disk_bytes_per_second),
     })
 }
 
@@ -148,4 +152,26 @@ fn summary(statistics: &Statistics) {
         percent(statistics.on_time_rate),
         statistics.stall.as_secs_f64()
     );
+    if let Some(achieved) = statistics.achieved() {
+        eprintln!("bound      {}", of_the_bound(&achieved));
+    }
+}
+
+/// How near to the bound, and where the rest went.
+fn of_the_bound(achieved: &Achieved) -> String {
+    let rate = achieved
+        .disk_bytes_per_second
+        .map_or_else(String::new, |rate| format!(", the disk gave {:.2} GB/s", rate / 1e9));
+    let (limit, rest) = match achieved.limit {
+        Limit::Disk => (
+            "disk",
+            format!(
+                "{} reads beyond the least, {} disk idle",
+                percent(achieved.excess_reads),
+                percent(achieved.disk_idle)
+            ),
+        ),
+        Limit::Compute => ("computing", format!("{} waiting for weights", percent(achieved.waiting))),
+    };
+    format!("{} of what {limit} allows{rate}; the rest: {rest}", percent(achieved.share))
 }

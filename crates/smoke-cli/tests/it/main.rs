@@ -1,6 +1,8 @@
 //! The program as a person runs it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
+mod hub;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -158,6 +160,17 @@ fn inspect_and_plan_tell_before_anything_is_loaded() {
     let total: u64 = tensors.iter().map(|tensor| tensor["bytes"].as_u64().unwrap()).sum();
     assert_eq!(inspected["model_bytes"], total);
     assert!(String::from_utf8_lossy(&smoke(&["inspect", model]).stdout).contains("lm_head.weight"));
+    for (model, format, files) in
+        [("tiny/llama", "safetensors", 1), ("tiny/gpt2-bin-sharded", "PyTorch", 3), ("quant/llama-f16.gguf", "GGUF", 1)]
+    {
+        let inspected = smoke(&["inspect", asset(model).to_str().unwrap()]).stdout;
+        let summary = String::from_utf8_lossy(&inspected);
+        assert!(
+            summary.contains(&format!("{format}: ")) && summary.contains(&format!("in {files} file(s)")),
+            "{summary}"
+        );
+        assert!(summary.contains(" units of up to "), "{summary}");
+    }
 
     let planned = smoke(&["plan", model, "--memory", "300KB", "--context", "64", "--json"]);
     let planned: Value = serde_json::from_slice(&planned.stdout).unwrap();

@@ -1,4 +1,4 @@
-use std::io::Read;
+use std::io::{Read, Seek};
 
 use super::FormatError;
 
@@ -35,10 +35,26 @@ impl<R: Read> Input<R> {
 
     /// Reads `bytes` bytes, which must be no more than are left.
     pub(super) fn bytes(&mut self, what: &'static str, bytes: u64) -> Result<Vec<u8>, FormatError> {
-        self.claim(what, bytes)?;
-        let mut buffer = vec![0; bytes as usize];
-        self.reader.read_exact(&mut buffer).map_err(io_error)?;
+        let mut buffer = Vec::new();
+        self.append(what, bytes, &mut buffer)?;
         Ok(buffer)
+    }
+
+    /// Reads `bytes` bytes, which must be no more than are left, to the end of `buffer`.
+    pub(super) fn append(&mut self, what: &'static str, bytes: u64, buffer: &mut Vec<u8>) -> Result<(), FormatError> {
+        self.claim(what, bytes)?;
+        let start = buffer.len();
+        buffer.resize(start + bytes as usize, 0);
+        self.reader.read_exact(&mut buffer[start..]).map_err(io_error)
+    }
+
+    /// Passes over `bytes` bytes, which must be no more than are left.
+    pub(super) fn skip(&mut self, what: &'static str, bytes: u64) -> Result<(), FormatError>
+    where
+        R: Seek,
+    {
+        self.claim(what, bytes)?;
+        self.reader.seek_relative(bytes as i64).map_err(io_error)
     }
 
     pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, FormatError> {
@@ -59,6 +75,6 @@ impl<R: Read> Input<R> {
     }
 }
 
-fn io_error(error: std::io::Error) -> FormatError {
+pub(super) fn io_error(error: std::io::Error) -> FormatError {
     FormatError::Io { reason: error.to_string() }
 }

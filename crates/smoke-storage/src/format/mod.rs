@@ -3,6 +3,7 @@
 
 mod gguf;
 mod input;
+mod pytorch;
 mod safetensors;
 mod shards;
 
@@ -10,6 +11,7 @@ use smoke_core::Encoding;
 
 pub(crate) use gguf::{ALIGNMENT_KEY, KeyPlaces, ggml_type};
 pub use gguf::{GgufHeader, parse_gguf};
+pub use pytorch::parse_pytorch;
 pub use safetensors::{SafetensorsHeader, parse_safetensors};
 pub use shards::{ShardIndex, parse_shard_index};
 
@@ -44,6 +46,36 @@ pub enum FormatError {
         encoding: String,
         /// What could be read.
         supported: &'static str,
+    },
+    /// A pickle asks for something that no dictionary of tensors needs, and that may be code. Nothing of it was run.
+    #[error(
+        "the pickle asks for `{name}`, which no dictionary of tensors needs and which may run code; nothing was run: if you \
+         trust the file, save the model's state_dict() alone, or convert it to safetensors"
+    )]
+    UnknownGlobal {
+        /// The module and the name in it.
+        name: String,
+    },
+    /// A tensor is a view whose elements do not lie row by row.
+    #[error(
+        "tensor `{name}` of shape {shape:?} has strides {strides:?}: its elements do not lie row by row; save it after \
+         .contiguous(), or convert the file to safetensors"
+    )]
+    NotContiguous {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<u64>,
+        /// The distance of neighbours along each dimension, in elements.
+        strides: Vec<i64>,
+    },
+    /// The file makes use of something that is not supported.
+    #[error("{what}: {remedy}")]
+    Unsupported {
+        /// What it is.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// Two tensors, or two keys, have one name.
     #[error("`{name}` stands twice: the file was put together wrongly, fetch or convert it again")]
@@ -90,6 +122,10 @@ pub enum FormatError {
 }
 
 impl FormatError {
+    pub(crate) fn unsupported(what: impl Into<String>, remedy: &'static str) -> Self {
+        Self::Unsupported { what: what.into(), remedy }
+    }
+
     pub(crate) fn header(reason: impl Into<String>) -> Self {
         Self::Header { reason: reason.into() }
     }

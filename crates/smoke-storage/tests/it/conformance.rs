@@ -7,6 +7,7 @@ use smoke_storage::conformance::weight_source;
 use smoke_storage::{Checkpoint, MemorySource, WeightSource};
 
 use crate::files::{READERS, Tensor, directory, gguf, safetensors, shard_index, tensor, write};
+use crate::pickles::{archive, legacy, saved, state_dict};
 
 /// Sizes around pages and around what readers read at once.
 fn tensors() -> Vec<Tensor> {
@@ -50,6 +51,49 @@ fn gguf_files() {
     let path = write(&directory, "model.gguf", gguf(&tensors()));
     check_all_readers(&path, &tensors());
     check_all_readers(directory.path(), &tensors());
+}
+
+/// Each tensor in a storage of its own.
+fn saved_bytes(tensors: &[Tensor]) -> (Vec<u8>, Vec<(&str, &[u8])>) {
+    let saved = |tensor: &Tensor| saved(&tensor.name, "ByteStorage", &tensor.name, &[tensor.bytes.len() as i64]);
+    let pickle = state_dict(&tensors.iter().map(saved).collect::<Vec<_>>());
+    (pickle, tensors.iter().map(|tensor| (&*tensor.name, &*tensor.bytes)).collect())
+}
+
+#[test]
+fn pytorch_archives() {
+    let directory = directory();
+    let tensors = tensors();
+    let (pickle, storages) = saved_bytes(&tensors);
+    let path = write(&directory, "pytorch_model.bin", archive(&pickle, &storages));
+    check_all_readers(&path, &tensors);
+    check_all_readers(directory.path(), &tensors);
+}
+
+#[test]
+fn pytorch_files_of_old() {
+    let directory = directory();
+    let tensors = tensors();
+    let (pickle, storages) = saved_bytes(&tensors);
+    let storages: Vec<_> = storages.into_iter().map(|(key, bytes)| (key, bytes.len() as u64, bytes)).collect();
+    let path = write(&directory, "model.pt", legacy(&pickle, &storages));
+    check_all_readers(&path, &tensors);
+    check_all_readers(directory.path(), &tensors);
+}
+
+#[test]
+fn pytorch_in_shards() {
+    let directory = directory();
+    let tensors = tensors();
+    for (name, tensors) in [("a.bin", &tensors[..5]), ("b.bin", &tensors[5..])] {
+        let (pickle, storages) = saved_bytes(tensors);
+        write(&directory, name, archive(&pickle, &storages));
+    }
+    let shard_of = |at: usize| if at < 5 { "a.bin" } else { "b.bin" };
+    let map: Vec<(&str, &str)> = tensors.iter().enumerate().map(|(at, tensor)| (&*tensor.name, shard_of(at))).collect();
+    let path = write(&directory, "pytorch_model.bin.index.json", shard_index(&map));
+    check_all_readers(&path, &tensors);
+    check_all_readers(directory.path(), &tensors);
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! What a header claims is not allocated before it is compared with the file.
 
-use smoke_storage::format::{parse_gguf, parse_safetensors};
+use std::io::Cursor;
+
+use smoke_storage::format::{parse_gguf, parse_pytorch, parse_safetensors};
 
 use crate::allocations::largest_in;
 use crate::files::{Gguf, gguf_text};
+use crate::pickles::{Pickle, Saved, Width, entries, legacy_head, saved, state_dict, zip};
 
 /// Parses a file that claims a lot, and wants an error at the cost of about the file's own size.
 fn check<T, E>(what: &str, file: &[u8], parse: impl FnOnce(&[u8]) -> Result<T, E>) {
@@ -46,4 +49,56 @@ fn absurd_lengths_of_gguf() {
     check("a tensor of four thousand million dimensions", &rank, parse);
     let nested = [9_u32.to_le_bytes().to_vec(), 1_u64.to_le_bytes().to_vec()].concat().repeat(4000);
     check("arrays in arrays", &Gguf::new(3, 32).key("k", 9, &nested).header(), parse);
+}
+
+#[test]
+fn absurd_lengths_of_pickles() {
+    let parse = |file: &[u8]| parse_pytorch(Cursor::new(file), file.len() as u64);
+    for claim in [1_u64 << 20, 63 << 20, 65 << 20, 1 << 31, 1 << 40, i64::MAX as u64, u64::MAX] {
+        let (wide, narrow) = (claim.to_le_bytes(), (claim.min(u32::MAX.into()) as u32).to_le_bytes());
+        // Integers, texts and bytes, a frame, and a place in the memo.
+        for (opcode, len) in [
+            (b'\x8b', &narrow[..]),
+            (b'X', &narrow),
+            (b'T', &narrow),
+            (b'\x8d', &wide),
+            (b'B', &narrow),
+            (b'\x8e', &wide),
+            (b'\x96', &wide),
+            (b'\x95', &wide),
+            (b'j', &narrow),
+        ] {
+            let pickle = Pickle::new().op(b"N").op(&[opcode]).op(len).op(b"0");
+            let file = [legacy_head(true), pickle.stop()].concat();
+            check(&format!("{claim} after opcode {opcode:#x}"), &file, parse);
+        }
+        let file = [legacy_head(true), Pickle::new().op(b"}Nr").op(&narrow).op(b"00").stop()].concat();
+        check(&format!("entry {claim} of the memo"), &file, parse);
+        let shape = vec![claim as i64; 4];
+        let tensor =
+            Saved { elements: claim as i64, strides: shape.clone(), shape, ..saved("w", "FloatStorage", "0", &[]) };
+        check(&format!("a tensor of {claim}^4 elements"), &[legacy_head(true), state_dict(&[tensor])].concat(), parse);
+    }
+}
+
+#[test]
+fn absurd_lengths_of_archives() {
+    // The end of an archive is read with the longest comment that there may be.
+    const TAIL: usize = 80 << 10;
+    let good = zip(&entries(&state_dict(&[saved("w", "ByteStorage", "0", &[4])]), &[("0", b"abcd")]), Width::Bits64);
+    let end = good.len() - 22 - 20 - 56;
+    for claim in [1_u64 << 20, 63 << 20, 1 << 40, i64::MAX as u64, u64::MAX] {
+        // The number of entries, the directory's length, its place.
+        for field in [32, 40, 48] {
+            let mut file = good.clone();
+            file[end + field..][..8].copy_from_slice(&claim.to_le_bytes());
+            let (result, largest) = largest_in(|| parse_pytorch(Cursor::new(&file), file.len() as u64).is_ok());
+            assert!(!result && largest < TAIL, "{claim} in field {field}: {largest} bytes were allocated");
+        }
+        let mut bomb = entries(&state_dict(&[saved("w", "ByteStorage", "0", &[4])]), &[("0", b"abcd")]);
+        bomb[0].lens = [claim; 2];
+        let file = zip(&bomb, Width::Bits64);
+        let (result, largest) = largest_in(|| parse_pytorch(Cursor::new(&file), file.len() as u64).is_ok());
+        assert!(!result && largest < TAIL, "an entry of {claim} bytes: {largest} bytes were allocated");
+    }
 }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::files::{Gguf, Tensor, directory, safetensors, safetensors_of, shard_index, tensor, write};
 
 /// Opens what must not open, with each reader, and wants these parts in the message.
-fn check(path: &Path, parts: &[&str]) {
+pub(crate) fn check(path: &Path, parts: &[&str]) {
     for kind in [ReaderKind::Auto, ReaderKind::Mmap] {
         let error = Checkpoint::open_with(path, kind).expect_err("a file that is wrong");
         let text = error.to_string();
@@ -172,16 +172,18 @@ fn paths_that_are_wrong() {
     check(&directory.path().join("absent.safetensors"), &["No such file", "is the path right?"]);
     let file = write(&directory, "a.safetensors", &good);
     check(&file.join("model.gguf"), &["is the path right?"]);
-    check(&write(&directory, "weights.npz", &good), &["neither in .safetensors nor in .gguf"]);
+    check(&write(&directory, "weights.npz", &good), &["does not end in .safetensors, .gguf, .bin, .pt or .pth"]);
 
     let empty = directory.path().join("empty");
     fs::create_dir(&empty).unwrap();
-    check(&empty, &["neither a safetensors nor a GGUF file", "directory of a model?"]);
+    check(&empty, &["neither a safetensors, nor a GGUF, nor a PyTorch file", "directory of a model?"]);
     // A directory is no checkpoint, whatever its name.
     fs::create_dir(empty.join("model.gguf")).unwrap();
-    check(&empty, &["neither a safetensors nor a GGUF file"]);
-    fs::write(empty.join("pytorch_model.bin"), b"x").unwrap();
-    check(&empty, &["PyTorch pickle", "convert it to safetensors"]);
+    check(&empty, &["neither a safetensors, nor a GGUF, nor a PyTorch file"]);
+    fs::write(empty.join("training_args.bin"), b"x").unwrap();
+    check(&empty, &["no PyTorch file", FETCH]);
+    fs::write(empty.join("scheduler.pt"), b"x").unwrap();
+    check(&empty, &["scheduler.pt", "training_args.bin", "name the file"]);
 
     write(&directory, "b.safetensors", &good);
     check(directory.path(), &["a.safetensors", "b.safetensors", "name the file"]);
