@@ -14,8 +14,20 @@ pub fn asset(name: &str) -> PathBuf {
 /// # Panics
 /// If it was not obtained: tests that need it must fail, not pass without it.
 pub fn smollm2() -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/smollm2");
-    assert!(path.is_dir(), "the model is not there; obtain it with `cargo xtask model smollm2`");
+    obtained("smollm2")
+}
+
+/// The trained encoder that `cargo xtask model minilm` obtains.
+///
+/// # Panics
+/// If it was not obtained.
+pub fn minilm() -> PathBuf {
+    obtained("minilm")
+}
+
+fn obtained(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name);
+    assert!(path.is_dir(), "the model is not there; obtain it with `cargo xtask model {name}`");
     path
 }
 

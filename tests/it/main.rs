@@ -3,11 +3,14 @@
 
 mod attention;
 mod convert;
+mod encoders;
 mod gguf_twins;
 mod golden_models;
 mod memory;
+mod minilm;
 mod models_table;
 mod options;
+mod seq2seq;
 mod smollm2;
 mod tiny_models;
 mod tokenizer_goldens;

@@ -66,7 +66,7 @@ fn activations_take_what_was_planned() {
             let mut cache = KvCache::new(config.kv_shape(KvEncoding::F32), tokens, vec![0; batch], weights).unwrap();
             weights.release();
             let ids = vec![7; batch * tokens];
-            let output = runtime.model().forward(weights, &ids, &mut cache, want).unwrap();
+            let output = runtime.model().decoder().unwrap().forward(weights, &ids, &mut cache, want).unwrap();
             let taken = weights.activation_bytes();
             drop(output);
             let planned = config.activation_bytes(DeviceKind::Cpu, batch, tokens, tokens, want);

@@ -117,7 +117,7 @@ fn logits_and_hidden_states_equal_transformers() {
     let pass = |tokens: &[u32], want| {
         let mut cache =
             KvCache::new(runtime.config().kv_shape(KvEncoding::F32), tokens.len(), vec![0], weights).unwrap();
-        runtime.model().forward(weights, tokens, &mut cache, want).unwrap()
+        runtime.model().decoder().unwrap().forward(weights, tokens, &mut cache, want).unwrap()
     };
     let logits: Vec<f32> = pass(&goldens.ids("raw_input_ids"), Want::AllLogits).logits.to_vec();
     let difference = largest_difference(&logits, &goldens.floats("raw_logits"));

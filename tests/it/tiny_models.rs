@@ -15,7 +15,7 @@ fn golden_pass(runtime: &Runtime, goldens: &Goldens, want: Want) -> (Vec<f32>, V
     let ids = goldens.ids("input_ids");
     let weights = runtime.weights();
     let mut cache = KvCache::new(runtime.config().kv_shape(KvEncoding::F32), ids.len(), vec![0], weights).unwrap();
-    let output = runtime.model().forward(weights, &ids, &mut cache, want).unwrap();
+    let output = runtime.model().decoder().unwrap().forward(weights, &ids, &mut cache, want).unwrap();
     let hidden = output.hidden_states.into_iter().map(|x| x.to_vec()).collect();
     (output.logits.to_vec(), hidden)
 }
@@ -119,7 +119,7 @@ fn check_batch(runtime: &Runtime, goldens: &Goldens, model: &GoldenModel) {
     let steps = greedy.len() / 2;
     let shape = runtime.config().kv_shape(KvEncoding::F32);
     let mut cache = KvCache::new(shape, tokens + steps, padding, weights).unwrap();
-    let output = runtime.model().forward(weights, &ids, &mut cache, Want::AllLogits).unwrap();
+    let output = runtime.model().decoder().unwrap().forward(weights, &ids, &mut cache, Want::AllLogits).unwrap();
     let logits: Vec<f32> = output.logits.to_vec();
     let vocabulary = runtime.config().vocabulary;
     let rows = || logits.chunks(vocabulary).zip(expected.chunks(vocabulary)).zip(&mask);
@@ -134,7 +134,8 @@ fn check_batch(runtime: &Runtime, goldens: &Goldens, model: &GoldenModel) {
     for step in 0..steps {
         assert_eq!(next, [greedy[step], greedy[steps + step]], "{model:?}: token {step}");
         if step + 1 < steps {
-            let output = runtime.model().forward(weights, &next, &mut cache, Want::LastLogits).unwrap();
+            let output =
+                runtime.model().decoder().unwrap().forward(weights, &next, &mut cache, Want::LastLogits).unwrap();
             let logits: Vec<f32> = output.logits.to_vec();
             next = logits.chunks(vocabulary).map(argmax).collect();
         }
@@ -164,7 +165,8 @@ fn tokens_one_by_one_equal_a_single_pass() {
         let weights = runtime.weights();
         let mut cache = KvCache::new(runtime.config().kv_shape(KvEncoding::F32), ids.len(), vec![0], weights).unwrap();
         let rows = ids.chunks(1).flat_map(|token| {
-            let output = runtime.model().forward(weights, token, &mut cache, Want::LastLogits).unwrap();
+            let output =
+                runtime.model().decoder().unwrap().forward(weights, token, &mut cache, Want::LastLogits).unwrap();
             output.logits.to_vec()
         });
         let logits: Vec<f32> = rows.collect();

@@ -56,6 +56,30 @@ fn tokenizers_in_directories_open() {
     }
 }
 
+/// As T5 has it: `</s>` after every text, and none before.
+#[test]
+fn a_unigram_tokenizer_gives_the_ids_of_sentencepiece() {
+    let tokenizer = Tokenizer::open(&asset("tiny/unigram")).unwrap();
+    assert_eq!((tokenizer.bos_id(), tokenizer.end_ids(), tokenizer.pad_id()), (None, &[1][..], Some(0)));
+    let cases: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(asset("tiny/unigram/goldens.json")).unwrap()).unwrap();
+    let cases = cases.as_array().unwrap();
+    assert!(cases.len() >= 8);
+    for case in cases {
+        let (text, expected) = (case["text"].as_str().unwrap(), ids(&case["ids"]));
+        assert_eq!(tokenizer.encode(text, AddSpecial::Yes).unwrap(), expected, "{text:?}");
+        assert_eq!(tokenizer.encode(text, AddSpecial::No).unwrap(), expected[..expected.len() - 1], "{text:?}");
+        let cut = tokenizer.encode_at_most(text, AddSpecial::Yes, 4).unwrap();
+        assert_eq!(cut, [&expected[..3.min(expected.len() - 1)], &[1]].concat(), "{text:?}");
+        assert_eq!(tokenizer.decode(&expected, SpecialTokens::Skip).unwrap(), case["decoded"].as_str().unwrap());
+
+        let mut decoder = StreamDecoder::new(&tokenizer);
+        let mut pieces: Vec<String> = expected.iter().map(|&id| decoder.push(id).unwrap()).collect();
+        pieces.push(decoder.finish().unwrap());
+        assert_eq!(pieces.concat(), tokenizer.decode(&expected, SpecialTokens::Keep).unwrap());
+    }
+}
+
 /// The same tokenizer, once in a GGUF file and once as `tokenizer.json`.
 #[test]
 fn both_forms_of_a_tokenizer_agree() {

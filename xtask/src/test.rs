@@ -9,6 +9,7 @@ use crate::vulkan::{self, quiet_vulkan};
 /// Runs all tests, or those that `options` select.
 pub(crate) fn test(options: &[String]) -> Result<()> {
     model::ensure(model::Name::Smollm2)?;
+    model::ensure(model::Name::Minilm)?;
     vulkan::ensure()?;
     let with_nextest = succeeds(&mut cargo(["nextest", "--version"]));
     if !with_nextest {

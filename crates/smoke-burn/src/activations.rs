@@ -126,6 +126,26 @@ impl Activations {
         }
     }
 
+    /// The rows at these places, in this order; at least one.
+    ///
+    /// # Panics
+    /// If there are none, or one is not there.
+    pub fn select_rows(&self, weights: &Weights, places: &[usize]) -> Self {
+        match &self.store {
+            Store::Host(floats) => {
+                let mut out = weights.floats(places.len() * self.features);
+                for (out, place) in out.chunks_exact_mut(self.features.max(1)).zip(places) {
+                    out.copy_from_slice(&floats[place * self.features..][..self.features]);
+                }
+                Self::from_host(out, self.features)
+            }
+            Store::Device(tensor) => {
+                let row = |&place: &usize| (**tensor).clone().slice([place..place + 1, 0..self.features]);
+                Self::from_tensor(Tensor::cat(places.iter().map(row).collect(), 0))
+            }
+        }
+    }
+
     /// The features in `range` of every row.
     ///
     /// # Panics

@@ -1,5 +1,6 @@
 //! Layers whose weights are streamed and multiplied by in their stored encoding.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor, TensorData};
@@ -7,7 +8,7 @@ use smoke_prefetch::StreamError;
 use smoke_quant::PackedMatrix;
 use smoke_storage::Extent;
 
-use crate::activations::Activations;
+use crate::activations::{Activations, Place};
 use crate::layout::{Cut, Layout, LayoutError, Piece, PlacedTensor};
 use crate::weights::{WeightError, Weights};
 
@@ -80,9 +81,13 @@ impl Linear {
     /// If `x` has another number of features than `inputs`.
     pub fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, WeightError> {
         assert_eq!(x.features(), self.inputs(), "{}: the input has another number of features", self.weight.name);
-        match x.on_host() {
-            Some(x) => self.forward_on_host(weights, x),
-            None => self.forward_on_device(weights, x.tensor(weights)).map(Activations::from_tensor),
+        let y = match x.on_host() {
+            Some(x) => self.forward_on_host(weights, x)?,
+            None => Activations::from_tensor(self.forward_on_device(weights, x.tensor(weights))?),
+        };
+        match &self.bias {
+            Some(bias) => add_vector(weights, y, bias),
+            None => Ok(y),
         }
     }
 
@@ -116,12 +121,6 @@ impl Linear {
                 Orientation::InputsByOutputs => matrix.multiply_transposed(&x[piece.first_row..], inputs, &mut y),
             }
         }
-        if let Some(bias) = &self.bias {
-            weights.with_floats(bias, |bias| {
-                let rows = y.chunks_exact_mut(outputs.max(1));
-                rows.for_each(|row| row.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias));
-            })?;
-        }
         Ok(Activations::from_host(y, outputs))
     }
 
@@ -147,16 +146,27 @@ impl Linear {
                 }
             }
         }
-        let y = sum.unwrap_or_else(|| Tensor::cat(columns, 1));
-        match &self.bias {
-            Some(bias) => Ok(y + weights.tensor::<1>(bias)?.unsqueeze()),
-            None => Ok(y),
-        }
+        Ok(sum.unwrap_or_else(|| Tensor::cat(columns, 1)))
     }
 
     fn packed<'a>(&self, piece: &Piece, bytes: &'a [u8]) -> Result<PackedMatrix<'a>, WeightError> {
         PackedMatrix::new(self.weight.encoding, piece.rows, self.weight.columns(), bytes)
             .map_err(WeightError::packed(&self.weight.name))
+    }
+}
+
+/// Adds a vector of weights to every row.
+fn add_vector(weights: &Weights, x: Activations, vector: &PlacedTensor) -> Result<Activations, WeightError> {
+    let features = x.features();
+    match x.place() {
+        Place::Host(mut floats) => {
+            weights.with_floats(vector, |vector| {
+                let rows = floats.chunks_exact_mut(features.max(1));
+                rows.for_each(|row| row.iter_mut().zip(vector).for_each(|(x, term)| *x += term));
+            })?;
+            Ok(Activations::from_host(floats, features))
+        }
+        Place::Device(x) => Ok(Activations::from_tensor(x + weights.tensor::<1>(vector)?.unsqueeze())),
     }
 }
 
@@ -181,6 +191,14 @@ impl Vector {
     /// [`WeightError`] if it cannot be loaded or decoded.
     pub fn tensor<const D: usize>(&self, weights: &Weights) -> Result<Tensor<D>, WeightError> {
         Ok(weights.tensor::<1>(&self.placed)?.unsqueeze())
+    }
+
+    /// Adds the vector to every row of `x`.
+    ///
+    /// # Errors
+    /// [`WeightError`] if it cannot be loaded or decoded.
+    pub fn add_to(&self, weights: &Weights, x: Activations) -> Result<Activations, WeightError> {
+        add_vector(weights, x, &self.placed)
     }
 
     /// Lends `use_it` the vector as floats on the host.
@@ -226,7 +244,7 @@ impl Embedding {
         self
     }
 
-    /// The rows of `ids`: `[ids.len(), columns]`.
+    /// The rows of `ids`: `[ids.len(), columns]`. An id that comes several times is read once.
     ///
     /// # Errors
     /// [`WeightError`] if a row cannot be read or decoded.
@@ -238,8 +256,16 @@ impl Embedding {
         let row_bytes = (self.extent.len / self.rows.max(1) as u64) as usize;
         let mut row = weights.floats(row_bytes.div_ceil(size_of::<f32>()));
         let row = &mut bytemuck::cast_slice_mut(&mut row)[..row_bytes];
-        for (&id, out) in ids.iter().zip(values.chunks_exact_mut(self.columns.max(1))) {
+        let mut places: HashMap<u32, usize> = HashMap::new();
+        for (place, &id) in ids.iter().enumerate() {
             assert!((id as usize) < self.rows, "{}: row {id} of {} rows", self.name, self.rows);
+            let range = |place: usize| place * self.columns..(place + 1) * self.columns;
+            if let Some(&first) = places.get(&id) {
+                values.copy_within(range(first), range(place).start);
+                continue;
+            }
+            places.insert(id, place);
+            let out = &mut values[range(place)];
             self.read_row(weights, id as usize, row).map_err(WeightError::stream(&self.name))?;
             smoke_quant::decode(self.encoding, row, out).map_err(WeightError::packed(&self.name))?;
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use smoke_core::{Encoding, UnitId};
+use smoke_predict::Schedule;
 use smoke_storage::{Extent, PartId, TensorIndex, TensorInfo, UnitMap, UnitMapBuilder};
 
 /// A tensor that has its place in units: what a layer keeps instead of its weight.
@@ -57,6 +58,18 @@ pub enum Cut {
     ByRow,
 }
 
+/// When the tensors that are placed next are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Once before the passes: what an encoder–decoder model does with its prompt.
+    Prologue,
+    /// In every pass.
+    #[default]
+    Pass,
+    /// Seldom, by whoever asks: a head that most callers do without. Loaded on demand and never ahead.
+    Aside,
+}
+
 /// Why a tensor has no place.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -108,7 +121,8 @@ pub struct Layout<'a> {
     map: UnitMapBuilder,
     unit_bytes: u64,
     filled_bytes: Option<u64>,
-    schedule: Vec<UnitId>,
+    phase: Phase,
+    schedule: Schedule,
     placed: HashMap<String, Arc<PlacedTensor>>,
 }
 
@@ -121,7 +135,8 @@ impl<'a> Layout<'a> {
             map: UnitMapBuilder::new(alignment),
             unit_bytes,
             filled_bytes: None,
-            schedule: Vec::new(),
+            phase: Phase::default(),
+            schedule: Schedule::default(),
             placed: HashMap::new(),
         }
     }
@@ -140,6 +155,14 @@ impl<'a> Layout<'a> {
     /// The checkpoint's index.
     pub fn index(&self) -> &'a TensorIndex {
         self.index
+    }
+
+    /// Says when the tensors that are placed from here on are used; [`Phase::Pass`] unless said. No unit has tensors of
+    /// two phases.
+    pub fn begin(&mut self, phase: Phase) {
+        if self.phase != phase {
+            (self.phase, self.filled_bytes) = (phase, None);
+        }
     }
 
     /// Finds `name` and checks that it is a weight of `shape`.
@@ -199,8 +222,8 @@ impl<'a> Layout<'a> {
         Ok(placed)
     }
 
-    /// The units, and the order in which one pass uses them.
-    pub fn finish(self) -> (UnitMap, Vec<UnitId>) {
+    /// The units, and the order in which they are used.
+    pub fn finish(self) -> (UnitMap, Schedule) {
         (self.map.finish(self.index).expect("every extent is of a validated index"), self.schedule)
     }
 
@@ -227,8 +250,13 @@ impl<'a> Layout<'a> {
     }
 
     fn schedule_use(&mut self, unit: UnitId) {
-        if self.schedule.last() != Some(&unit) {
-            self.schedule.push(unit);
+        let units = match self.phase {
+            Phase::Prologue => &mut self.schedule.prologue,
+            Phase::Pass => &mut self.schedule.cycle,
+            Phase::Aside => return,
+        };
+        if units.last() != Some(&unit) {
+            units.push(unit);
         }
     }
 }

@@ -27,5 +27,5 @@ mod weights;
 pub use activations::{Activations, Floats, Place};
 pub use attach::{AttachError, Stream, StreamOptions, Streamed, StreamedParameter};
 pub use device::{DeviceError, DeviceKind};
-pub use layout::{Cut, Layout, LayoutError, Piece, PlacedTensor};
+pub use layout::{Cut, Layout, LayoutError, Phase, Piece, PlacedTensor};
 pub use weights::{WeightError, Weights};

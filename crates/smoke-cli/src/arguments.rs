@@ -24,6 +24,11 @@ pub(crate) enum Command {
   smoke run model.gguf --memory 4GB --raw --prompt \"Once upon a time\" --temperature 0.8 --seed 7
   smoke run models/llama --memory 3.5GiB --prompt-ids 1,2,3 --max-tokens 16 --json")]
     Run(RunArguments),
+    /// Turns texts into vectors that lie near one another where the texts mean the same.
+    #[command(after_help = "Examples:
+  smoke embed models/minilm --memory 30MB \"The cat sits on the mat.\" \"A feline rests on a rug.\"
+  smoke embed models/minilm --memory 30MB --json --truncate < lines.txt > vectors.jsonl")]
+    Embed(EmbedArguments),
     /// Lists a checkpoint's tensors and the units in which they are loaded.
     Inspect(InspectArguments),
     /// Says what stays in memory, what streams and how fast that will be, before anything is loaded.
@@ -46,6 +51,7 @@ impl Command {
     pub(crate) fn model(&mut self) -> Option<&mut ModelArguments> {
         Some(match self {
             Self::Run(arguments) => &mut arguments.model,
+            Self::Embed(arguments) => &mut arguments.model,
             Self::Inspect(arguments) => &mut arguments.model,
             Self::Plan(arguments) => &mut arguments.model,
             Self::Pack(arguments) => &mut arguments.model,
@@ -130,6 +136,26 @@ pub(crate) struct RunArguments {
     /// What to evict when memory is full; the default reads least, the others are there to compare with.
     #[arg(long, value_name = "NAME", default_value = POLICY_NAMES[0], value_parser = POLICY_NAMES.to_vec())]
     pub(crate) policy: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EmbedArguments {
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
+    /// The texts; each line of standard input is one if none are given here. Each gives one line of numbers, or with --json
+    /// one object with `text` and `embedding`.
+    pub(crate) texts: Vec<String>,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    /// Leave out the ends of texts that have more tokens than the model takes, instead of refusing them.
+    #[arg(long)]
+    pub(crate) truncate: bool,
+    /// Give every vector the length 1, whatever the model's directory says.
+    #[arg(long)]
+    pub(crate) normalize: bool,
+    /// Threads that compute; as many as the machine has cores unless given.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Args)]

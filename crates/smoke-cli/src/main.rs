@@ -21,6 +21,7 @@ fn execute(mut command: Command) -> commands::Result {
     }
     match command {
         Command::Run(arguments) => commands::run(&arguments),
+        Command::Embed(arguments) => commands::embed(&arguments),
         Command::Inspect(arguments) => commands::inspect(&arguments),
         Command::Plan(arguments) => commands::plan(&arguments),
         Command::Pack(arguments) => commands::pack(&arguments),

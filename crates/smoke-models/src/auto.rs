@@ -5,13 +5,81 @@ use std::collections::BTreeMap;
 use smoke_burn::Layout;
 use smoke_storage::{Checkpoint, Format};
 
+use crate::bert::Bert;
 use crate::config::Config;
+use crate::encoder::TextEncoder;
 use crate::error::ModelError;
-use crate::model::CausalLm;
+use crate::model::{CausalLm, LmConfig};
+use crate::seq2seq::Seq2Seq;
+use crate::t5::T5;
 use crate::{gemma, gpt_neox, gpt2, gptj, llama, mistral, phi3, qwen};
 
 /// Reads a checkpoint's configuration and places its weights.
-pub type Place = fn(&Checkpoint, &mut Layout<'_>) -> Result<Box<dyn CausalLm>, ModelError>;
+pub type Place = fn(&Checkpoint, &mut Layout<'_>) -> Result<Model, ModelError>;
+
+/// What a checkpoint is.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Model {
+    /// It goes on with a text.
+    Decoder(Box<dyn CausalLm>),
+    /// It turns a text into features.
+    Encoder(Box<dyn TextEncoder>),
+    /// It reads one text and writes another.
+    EncoderDecoder(Box<dyn Seq2Seq>),
+}
+
+impl Model {
+    /// The sizes that callers plan by: of an encoder–decoder model those of the decoder.
+    pub fn config(&self) -> &LmConfig {
+        match self {
+            Self::Decoder(model) => model.config(),
+            Self::Encoder(model) => model.config(),
+            Self::EncoderDecoder(model) => model.decoder(),
+        }
+    }
+
+    /// The model, if it is a decoder.
+    ///
+    /// # Errors
+    /// [`ModelError::Kind`] if it is of another kind.
+    pub fn decoder(&self) -> Result<&dyn CausalLm, ModelError> {
+        if let Self::Decoder(model) = self { Ok(&**model) } else { Err(self.other_than("decoder-only language model")) }
+    }
+
+    /// The model, if it is an encoder.
+    ///
+    /// # Errors
+    /// [`ModelError::Kind`] if it is of another kind.
+    pub fn encoder(&self) -> Result<&dyn TextEncoder, ModelError> {
+        if let Self::Encoder(model) = self { Ok(&**model) } else { Err(self.other_than("text encoder")) }
+    }
+
+    /// The model, if it is an encoder–decoder model.
+    ///
+    /// # Errors
+    /// [`ModelError::Kind`] if it is of another kind.
+    pub fn encoder_decoder(&self) -> Result<&dyn Seq2Seq, ModelError> {
+        if let Self::EncoderDecoder(model) = self {
+            Ok(&**model)
+        } else {
+            Err(self.other_than("encoder–decoder model"))
+        }
+    }
+
+    /// What it is, in words.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Decoder(_) => "decoder-only language model",
+            Self::Encoder(_) => "text encoder",
+            Self::EncoderDecoder(_) => "encoder–decoder model",
+        }
+    }
+
+    fn other_than(&self, wanted: &'static str) -> ModelError {
+        ModelError::Kind { architecture: self.config().architecture, kind: self.kind(), wanted }
+    }
+}
 
 /// The architectures by name: `model_type` in `config.json`, `general.architecture` in a GGUF file.
 ///
@@ -34,34 +102,39 @@ impl From<Format> for Description {
     }
 }
 
+/// How a decoder is placed, from the function that does it.
+macro_rules! decoder {
+    ($place:path) => {
+        |checkpoint, layout| Ok(Model::Decoder(Box::new($place(checkpoint, layout)?)))
+    };
+}
+
 impl Default for AutoModel {
     fn default() -> Self {
-        let architectures: [(Format, &str, Place); 19] = [
-            (Format::Safetensors, "gemma2", |checkpoint, layout| {
-                Ok(Box::new(gemma::place_gemma2(checkpoint, layout)?))
-            }),
-            (Format::Safetensors, "gemma3", |checkpoint, layout| {
-                Ok(Box::new(gemma::place_gemma3(checkpoint, layout)?))
-            }),
-            (Format::Safetensors, "gemma3_text", |checkpoint, layout| {
-                Ok(Box::new(gemma::place_gemma3(checkpoint, layout)?))
-            }),
-            (Format::Safetensors, "gpt2", |checkpoint, layout| Ok(Box::new(gpt2::place(checkpoint, layout)?))),
-            (Format::Safetensors, "gpt_neox", |checkpoint, layout| Ok(Box::new(gpt_neox::place(checkpoint, layout)?))),
-            (Format::Safetensors, "gptj", |checkpoint, layout| Ok(Box::new(gptj::place(checkpoint, layout)?))),
-            (Format::Safetensors, "llama", |checkpoint, layout| Ok(Box::new(llama::place(checkpoint, layout)?))),
-            (Format::Safetensors, "mistral", |checkpoint, layout| Ok(Box::new(mistral::place(checkpoint, layout)?))),
-            (Format::Safetensors, "phi3", |checkpoint, layout| Ok(Box::new(phi3::place(checkpoint, layout)?))),
-            (Format::Safetensors, "qwen2", |checkpoint, layout| Ok(Box::new(qwen::place_qwen2(checkpoint, layout)?))),
-            (Format::Safetensors, "qwen3", |checkpoint, layout| Ok(Box::new(qwen::place_qwen3(checkpoint, layout)?))),
-            (Format::Gguf, "gemma2", |checkpoint, layout| Ok(Box::new(gemma::place_gemma2(checkpoint, layout)?))),
-            (Format::Gguf, "gemma3", |checkpoint, layout| Ok(Box::new(gemma::place_gemma3(checkpoint, layout)?))),
-            (Format::Gguf, "gpt2", |checkpoint, layout| Ok(Box::new(gpt2::place(checkpoint, layout)?))),
-            (Format::Gguf, "gptneox", |checkpoint, layout| Ok(Box::new(gpt_neox::place(checkpoint, layout)?))),
-            (Format::Gguf, "phi3", |checkpoint, layout| Ok(Box::new(phi3::place(checkpoint, layout)?))),
-            (Format::Gguf, "qwen2", |checkpoint, layout| Ok(Box::new(qwen::place_qwen2(checkpoint, layout)?))),
-            (Format::Gguf, "qwen3", |checkpoint, layout| Ok(Box::new(qwen::place_qwen3(checkpoint, layout)?))),
-            (Format::Gguf, "llama", |checkpoint, layout| Ok(Box::new(llama::place(checkpoint, layout)?))),
+        let bert: Place = |checkpoint, layout| Ok(Model::Encoder(Box::new(Bert::place(checkpoint, layout)?)));
+        let t5: Place = |checkpoint, layout| Ok(Model::EncoderDecoder(Box::new(T5::place(checkpoint, layout)?)));
+        let architectures = [
+            (Format::Safetensors, "bert", bert),
+            (Format::Safetensors, "gemma2", decoder!(gemma::place_gemma2)),
+            (Format::Safetensors, "gemma3", decoder!(gemma::place_gemma3)),
+            (Format::Safetensors, "gemma3_text", decoder!(gemma::place_gemma3)),
+            (Format::Safetensors, "gpt2", decoder!(gpt2::place)),
+            (Format::Safetensors, "gpt_neox", decoder!(gpt_neox::place)),
+            (Format::Safetensors, "gptj", decoder!(gptj::place)),
+            (Format::Safetensors, "llama", decoder!(llama::place)),
+            (Format::Safetensors, "mistral", decoder!(mistral::place)),
+            (Format::Safetensors, "phi3", decoder!(phi3::place)),
+            (Format::Safetensors, "qwen2", decoder!(qwen::place_qwen2)),
+            (Format::Safetensors, "qwen3", decoder!(qwen::place_qwen3)),
+            (Format::Safetensors, "t5", t5),
+            (Format::Gguf, "gemma2", decoder!(gemma::place_gemma2)),
+            (Format::Gguf, "gemma3", decoder!(gemma::place_gemma3)),
+            (Format::Gguf, "gpt2", decoder!(gpt2::place)),
+            (Format::Gguf, "gptneox", decoder!(gpt_neox::place)),
+            (Format::Gguf, "llama", decoder!(llama::place)),
+            (Format::Gguf, "phi3", decoder!(phi3::place)),
+            (Format::Gguf, "qwen2", decoder!(qwen::place_qwen2)),
+            (Format::Gguf, "qwen3", decoder!(qwen::place_qwen3)),
         ];
         let none = Self { architectures: BTreeMap::new() };
         architectures.into_iter().fold(none, |known, (format, name, place)| known.with(format, name, place))
@@ -80,7 +153,7 @@ impl AutoModel {
     ///
     /// # Errors
     /// [`ModelError::Unsupported`] if no architecture of that name is known; else what building it says.
-    pub fn place(&self, checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Box<dyn CausalLm>, ModelError> {
+    pub fn place(&self, checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Model, ModelError> {
         let description = Description::from(checkpoint.metadata().format);
         let name: String = match Config::of_gguf(checkpoint) {
             Some(gguf) => gguf.required("general.architecture")?,

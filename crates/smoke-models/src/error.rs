@@ -33,6 +33,16 @@ pub enum ModelError {
         /// What there is.
         supported: String,
     },
+    /// The model cannot do what it is asked for.
+    #[error("`{architecture}` is a {kind}, and a {wanted} is needed")]
+    Kind {
+        /// The architecture's name.
+        architecture: &'static str,
+        /// What it is.
+        kind: &'static str,
+        /// What it would have to be.
+        wanted: &'static str,
+    },
     /// The checkpoint does not fit the configuration.
     #[error(transparent)]
     Layout(#[from] LayoutError),

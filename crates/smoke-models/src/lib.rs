@@ -1,4 +1,4 @@
-//! Language models built from streamed layers.
+//! Language models and text encoders built from streamed layers.
 //!
 //! A model here is a description: its layers name weights and hold none. [`AutoModel`] reads a checkpoint's
 //! configuration, builds the architecture and gives every weight its place; a forward pass takes the weights from
@@ -9,9 +9,11 @@
 #![forbid(unsafe_code)]
 
 mod auto;
+mod bert;
 mod blueprint;
 mod config;
 mod decoder;
+mod encoder;
 mod error;
 pub mod gemma;
 mod gguf;
@@ -26,13 +28,21 @@ pub mod parts;
 pub mod phi3;
 pub mod qwen;
 mod rope;
+mod sentence;
+mod seq2seq;
+mod t5;
 pub mod text;
 
-pub use auto::{AutoModel, Place};
+pub use auto::{AutoModel, Model, Place};
+pub use bert::Bert;
 pub use blueprint::{Bias, Blueprint};
 pub use config::Config;
 pub use decoder::{Decoder, DecoderLayer, Pass, PassView, View};
+pub use encoder::{EncoderInput, Keep, TextEncoder};
 pub use error::ModelError;
 pub use layer_kinds::LayerKind;
 pub use model::{CausalLm, LmConfig, Output, Want};
 pub use rope::RopeDefaults;
+pub use sentence::{Length, Pooling, SentencePooling};
+pub use seq2seq::{Seq2Seq, Source};
+pub use t5::T5;

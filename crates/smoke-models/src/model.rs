@@ -109,12 +109,18 @@ impl LmConfig {
     /// each of `batch` rows, when `context` tokens have been seen at its end.
     pub fn activation_bytes(&self, device: DeviceKind, batch: usize, tokens: usize, context: usize, want: Want) -> u64 {
         let count = batch * tokens;
-        let head_features = (2 * self.heads + 2 * self.kv_heads + self.heads) * self.head_dim;
         let logit_rows = match want {
             Want::LastLogits => batch,
             Want::AllLogits | Want::HiddenStates => count,
         };
         let hidden_states = if want == Want::HiddenStates { (self.layers + 1) * count * self.hidden } else { 0 };
+        let pass = self.pass_floats(device, batch, tokens, context);
+        floats(pass + logit_rows * (self.hidden + 3 * self.vocabulary) + hidden_states)
+    }
+
+    /// What the layers need at once, in floats.
+    pub(crate) fn pass_floats(&self, device: DeviceKind, batch: usize, tokens: usize, context: usize) -> usize {
+        let head_features = (2 * self.heads + 2 * self.kv_heads + self.heads) * self.head_dim;
         let attention = match device {
             DeviceKind::Cpu => {
                 let queries = tokens * self.heads / self.kv_heads;
@@ -125,8 +131,7 @@ impl LmConfig {
         };
         // What a layer needs one after another is all kept, for the next layer to use again; the rotations of two kinds of
         // layers are kept throughout.
-        let layer = count * (3 * self.hidden + 2 * self.head_dim + head_features + 3 * self.intermediate);
-        floats(layer + attention + logit_rows * (self.hidden + 3 * self.vocabulary) + hidden_states)
+        batch * tokens * (3 * self.hidden + 2 * self.head_dim + head_features + 3 * self.intermediate) + attention
     }
 
     /// Checks the next tokens of every row and takes memory for their keys and values; returns how many each row gets.

@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use smoke_predict::{conformance, CyclicPredictor, UnitId};
-//! conformance::all(|| CyclicPredictor::new((0..5).map(UnitId).collect()));
+//! conformance::all(|| CyclicPredictor::new((0..5).map(UnitId).collect::<Vec<_>>()));
 //! ```
 
 use smoke_core::{Access, ExpectedUse, Forecast, NextUse, Step, UnitId};

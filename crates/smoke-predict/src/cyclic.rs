@@ -2,49 +2,75 @@ use smoke_core::{Access, ExpectedUse, Forecast, NextUse, UnitId};
 
 use crate::AccessPredictor;
 
+/// The order in which a model uses its units: something once, then passes that repeat.
+///
+/// A decoder has passes only. In an encoder–decoder model what the encoder uses is the prologue, once for each prompt,
+/// and what the decoder uses for each token is the cycle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Schedule {
+    /// What is used once before the passes, in order; mostly empty.
+    pub prologue: Vec<UnitId>,
+    /// One pass, in order; a unit may appear several times.
+    pub cycle: Vec<UnitId>,
+}
+
+impl From<Vec<UnitId>> for Schedule {
+    fn from(cycle: Vec<UnitId>) -> Self {
+        Self { prologue: Vec::new(), cycle }
+    }
+}
+
 /// Knows the order of one pass and that passes repeat forever: the predictor of a dense model.
 ///
 /// An observed unit moves the position to that unit's next occurrence in the schedule, so skipped and repeated units
 /// resynchronise by themselves; a unit outside the schedule moves nothing, and is never expected. Before the first
-/// observation the position is the start of the pass.
+/// observation the position is the start. After the last unit of a pass the first one is expected, never the prologue:
+/// whoever begins anew shows it by using a unit of the prologue.
 ///
 /// `next_use` costs a binary search over the schedule, `upcoming` one for each step of its horizon; nothing is built per
 /// step.
 #[derive(Clone, Debug)]
 pub struct CyclicPredictor {
-    schedule: Vec<UnitId>,
-    /// Every place of the schedule as (unit, place), sorted.
+    /// The prologue, then one pass.
+    order: Vec<UnitId>,
+    /// Where the pass begins.
+    cycle_start: usize,
+    /// Every place of the order as (unit, place), sorted.
     occurrences: Vec<(UnitId, usize)>,
-    /// The place of the schedule that the next access is expected at.
+    /// The place of the order that the next access is expected at.
     position: usize,
 }
 
 impl CyclicPredictor {
-    /// Repeats `schedule`, in which a unit may appear several times. An empty one expects nothing.
-    pub fn new(schedule: Vec<UnitId>) -> Self {
-        let mut occurrences: Vec<_> = schedule.iter().enumerate().map(|(place, &unit)| (unit, place)).collect();
+    /// Expects the schedule, or passes alone where a list of units is given. An empty one expects nothing.
+    pub fn new(schedule: impl Into<Schedule>) -> Self {
+        let Schedule { prologue: mut order, cycle } = schedule.into();
+        let cycle_start = order.len();
+        order.extend(cycle);
+        let mut occurrences: Vec<_> = order.iter().enumerate().map(|(place, &unit)| (unit, place)).collect();
         occurrences.sort_unstable();
-        Self { schedule, occurrences, position: 0 }
+        Self { order, cycle_start, occurrences, position: 0 }
     }
 
-    /// One pass, as given.
-    pub fn schedule(&self) -> &[UnitId] {
-        &self.schedule
+    /// The first place at or after `from` where `unit` is used.
+    fn place_from(&self, unit: UnitId, from: usize) -> Option<usize> {
+        let index = self.occurrences.partition_point(|&occurrence| occurrence < (unit, from));
+        self.occurrences.get(index).filter(|(used, _)| *used == unit).map(|(_, place)| *place)
     }
 
     /// The first place at or after the position, going round, where `unit` is used.
     fn next_place(&self, unit: UnitId) -> Option<usize> {
-        let used_at =
-            |index: usize| self.occurrences.get(index).filter(|(used, _)| *used == unit).map(|(_, place)| *place);
-        let ahead = self.occurrences.partition_point(|&occurrence| occurrence < (unit, self.position));
-        used_at(ahead).or_else(|| used_at(self.occurrences.partition_point(|&occurrence| occurrence < (unit, 0))))
+        self.place_from(unit, self.position).or_else(|| self.place_from(unit, self.cycle_start))
     }
 
     /// Steps from now to the use of `unit` nearest ahead.
     fn distance(&self, unit: UnitId) -> Option<u64> {
         let place = self.next_place(unit)?;
-        let places_ahead =
-            if place >= self.position { place - self.position } else { place + self.schedule.len() - self.position };
+        let places_ahead = if place >= self.position {
+            place - self.position
+        } else {
+            place - self.cycle_start + self.order.len() - self.position
+        };
         Some(places_ahead as u64 + 1)
     }
 }
@@ -55,7 +81,8 @@ impl Forecast for CyclicPredictor {
     }
 
     fn upcoming(&self, horizon: u64, out: &mut Vec<ExpectedUse>) {
-        let (before, ahead) = self.schedule.split_at(self.position);
+        let ahead = &self.order[self.position..];
+        let before = &self.order[self.cycle_start..self.position.max(self.cycle_start)];
         for (&unit, distance) in ahead.iter().chain(before).zip(1..=horizon) {
             // A unit's later uses within the pass are not its next use, so each is named once without a set.
             if self.distance(unit) == Some(distance) {
@@ -67,8 +94,9 @@ impl Forecast for CyclicPredictor {
 
 impl AccessPredictor for CyclicPredictor {
     fn observe(&mut self, access: Access) {
-        if let Some(place) = self.next_place(access.unit) {
-            self.position = (place + 1) % self.schedule.len();
+        let place = self.next_place(access.unit).or_else(|| self.place_from(access.unit, 0));
+        if let Some(place) = place {
+            self.position = if place + 1 < self.order.len() { place + 1 } else { self.cycle_start };
         }
     }
 }
@@ -124,6 +152,28 @@ mod tests {
         assert_eq!(upcoming(&predictor, 1), [(3, 1)]);
         observe(&mut predictor, 2);
         assert_eq!(upcoming(&predictor, 1), [(3, 1)]);
+    }
+
+    #[test]
+    fn a_prologue_comes_once_until_it_is_begun_anew() {
+        let mut predictor = CyclicPredictor::new(Schedule { prologue: units(&[0, 1]), cycle: units(&[2, 3]) });
+        assert_eq!(upcoming(&predictor, 9), [(0, 1), (1, 2), (2, 3), (3, 4)]);
+        for unit in [0, 1, 2, 3] {
+            observe(&mut predictor, unit);
+        }
+        assert_eq!(upcoming(&predictor, 9), [(2, 1), (3, 2)]);
+        assert_eq!(predictor.next_use(UnitId(0)), NextUse::Never);
+        observe(&mut predictor, 2);
+        assert_eq!(upcoming(&predictor, 9), [(3, 1), (2, 2)]);
+        observe(&mut predictor, 0);
+        assert_eq!(upcoming(&predictor, 9), [(1, 1), (2, 2), (3, 3)]);
+    }
+
+    #[test]
+    fn a_prologue_alone_ends() {
+        let mut predictor = CyclicPredictor::new(Schedule { prologue: units(&[0, 1]), cycle: Vec::new() });
+        observe(&mut predictor, 1);
+        assert_eq!(upcoming(&predictor, 9), []);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! | predictor | knows | for |
 //! |---|---|---|
-//! | [`CyclicPredictor`] | the order of one pass, which repeats | dense models: the architecture tells the order |
+//! | [`CyclicPredictor`] | the order of one pass, which repeats, and what comes once before | dense models: the architecture tells the order |
 //! | [`MarkovPredictor`] | nothing at first; learns which unit follows which | models whose order nobody told |
 //! | [`OraclePredictor`] | a recording of what will happen | measuring how good the others are |
 //!
@@ -18,7 +18,7 @@
 //! ```
 //! use smoke_predict::{AccessPredictor, Access, CyclicPredictor, Forecast, NextUse, Step, UnitId};
 //!
-//! let mut predictor = CyclicPredictor::new((0..4).map(UnitId).collect());
+//! let mut predictor = CyclicPredictor::new((0..4).map(UnitId).collect::<Vec<_>>());
 //! predictor.observe(Access { step: Step(0), unit: UnitId(0) });
 //! assert_eq!(predictor.next_use(UnitId(1)), NextUse::In(1));
 //! assert_eq!(predictor.next_use(UnitId(0)), NextUse::In(4));
@@ -43,7 +43,7 @@ mod oracle;
 mod predictor;
 mod scored;
 
-pub use cyclic::CyclicPredictor;
+pub use cyclic::{CyclicPredictor, Schedule};
 pub use markov::MarkovPredictor;
 pub use oracle::OraclePredictor;
 pub use predictor::AccessPredictor;

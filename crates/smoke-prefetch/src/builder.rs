@@ -106,9 +106,9 @@ impl StreamerBuilder {
     pub fn build(self) -> Result<Streamer, StreamError> {
         let unit_bytes: Vec<u64> = self.units.units().map(|unit| self.units.buffer_bytes(unit)).collect();
         let budget = self.budget.unwrap_or_else(|| Budget::new(unit_bytes.iter().sum()));
-        let predictor = self
-            .predictor
-            .unwrap_or_else(|| Box::new(CyclicPredictor::new((0..unit_bytes.len() as u32).map(UnitId).collect())));
+        let predictor = self.predictor.unwrap_or_else(|| {
+            Box::new(CyclicPredictor::new((0..unit_bytes.len() as u32).map(UnitId).collect::<Vec<_>>()))
+        });
         let setting = Setting {
             unit_bytes,
             io_threads: self.io_threads,

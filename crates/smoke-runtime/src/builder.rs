@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use smoke_burn::{DeviceKind, Layout, Weights};
 use smoke_cache::policy::{self, Known, PinnedUnits};
@@ -147,6 +147,7 @@ impl RuntimeBuilder {
             _ => checkpoint,
         };
         let tokenizer = Tokenizer::beside(&checkpoint);
+        let directory = checkpoint.metadata().directory.clone();
         let checkpoint = Arc::new(checkpoint);
         let source = with_dtypes(Arc::clone(&checkpoint), &dtypes)?;
         let model_bytes = source.index().total_bytes();
@@ -156,7 +157,7 @@ impl RuntimeBuilder {
         let kv_encoding = if self.device == DeviceKind::Cpu { self.kv_encoding } else { KvEncoding::F32 };
         let keys_and_values = model.config().kv_shape(kv_encoding);
         let sizes = Sizes {
-            model: &*model,
+            model: &model,
             units: &units,
             schedule: &schedule,
             model_bytes,
@@ -166,9 +167,11 @@ impl RuntimeBuilder {
 
         let budget_bytes = match self.memory? {
             Some(memory) => memory.bytes(),
-            None => sizes.everything_bytes(DEFAULT_CONTEXT.min(model.config().max_positions)),
+            None => sizes.everything_bytes(sizes.load(DEFAULT_CONTEXT)),
         };
-        let plan = sizes.plan(budget_bytes, 1)?;
+        let load = sizes.load(1);
+        let plan = sizes.plan(budget_bytes, load)?;
+        let load = Mutex::new(load);
         let pinned = PinnedUnits::new(plan.pinned);
         let policy = match policy {
             Policy::Own(policy) => policy,
@@ -190,7 +193,19 @@ impl RuntimeBuilder {
             .read_ahead_bytes(plan.streaming_bytes - plan.largest_unit_bytes)
             .build()?;
         let weights = Weights::new(streamer, device);
-        Ok(Runtime::new(model, weights, tokenizer, schedule, pinned, model_bytes, self.device, keys_and_values))
+        let device = self.device;
+        Ok(Runtime {
+            model,
+            weights,
+            tokenizer,
+            schedule,
+            pinned,
+            model_bytes,
+            device,
+            keys_and_values,
+            directory,
+            load,
+        })
     }
 }
 

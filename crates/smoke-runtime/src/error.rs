@@ -66,6 +66,34 @@ pub enum RuntimeError {
         /// What two units of weights take.
         units: ByteSize,
     },
+    /// The model writes no text.
+    #[error(
+        "`{architecture}` is a {kind}, which writes no text: embed with it, by `smoke embed` or `Runtime::embedder`"
+    )]
+    NoText {
+        /// The architecture's name.
+        architecture: &'static str,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// The model makes no embeddings.
+    #[error("`{architecture}` is a {kind}, which embeds no text: let it write, by `smoke run` or `Runtime::generate`")]
+    NoEmbeddings {
+        /// The architecture's name.
+        architecture: &'static str,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A text has more tokens than the model takes.
+    #[error("text {text} has {tokens} tokens and the model takes {limit}: shorten it, or have it cut")]
+    TextTooLong {
+        /// The text's number, from 1.
+        text: usize,
+        /// Its tokens, special ones included.
+        tokens: usize,
+        /// The most that the model takes.
+        limit: usize,
+    },
     /// There is nothing to begin with.
     #[error("the prompt has no tokens: give some text, or token ids")]
     EmptyPrompt,

@@ -1,18 +1,21 @@
 //! Runs language models larger than memory.
 //!
 //! A thin facade: [`Runtime`] opens a model, plans what stays in memory under a byte budget and what streams from the
-//! disk, and generates tokens. The parts are crates of their own, re-exported here under short names.
+//! disk, and generates tokens, or embeds texts. The parts are crates of their own, re-exported here under short names.
 #![forbid(unsafe_code)]
 
 mod builder;
+mod embedder;
 mod error;
 mod plan;
 mod probe;
 mod runtime;
+mod session;
 mod statistics;
 mod threads;
 
 pub use builder::{POLICY_NAMES, RuntimeBuilder};
+pub use embedder::{EmbedOptions, Embedder, TooLong};
 pub use error::RuntimeError;
 pub use plan::Plan;
 pub use probe::{Limit, Prediction, Probe};
@@ -21,6 +24,7 @@ pub use smoke_burn::DeviceKind;
 pub use smoke_core::ByteSize;
 pub use smoke_models::parts::KvEncoding;
 pub use smoke_models::text::{Message, Sampling};
+pub use smoke_models::{Length, Pooling};
 pub use statistics::{Achieved, Statistics};
 pub use threads::set_threads;
 

@@ -1,9 +1,12 @@
 //! What stays in memory and what streams, decided before anything is loaded.
 
+use std::collections::HashSet;
+
 use smoke_burn::DeviceKind;
 use smoke_core::{ByteSize, UnitId};
 use smoke_models::parts::KvShape;
-use smoke_models::{CausalLm, Want};
+use smoke_models::{Keep, LmConfig, Model, Want};
+use smoke_predict::Schedule;
 use smoke_prefetch::planner::{PinPlan, pin_plan};
 use smoke_storage::UnitMap;
 
@@ -23,11 +26,11 @@ pub struct Plan {
     pub largest_unit_bytes: u64,
     /// The budget.
     pub budget_bytes: u64,
-    /// Tokens of prompt and answer that the plan holds for.
+    /// Tokens of prompt and answer that the plan holds for; of the text, in a model that embeds.
     pub context_tokens: usize,
     /// Bytes of their keys and values.
     pub kv_cache_bytes: u64,
-    /// Bytes of the activations of one token.
+    /// Bytes of the activations of one token; in a model that embeds, of a text.
     pub activation_bytes: u64,
     /// Bytes kept for units that stream through.
     pub streaming_bytes: u64,
@@ -52,58 +55,147 @@ impl Plan {
     }
 }
 
+/// What a plan holds for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// One text, of which a decoder sees `context` tokens in all, and an encoder, where there is one, `source` at once.
+    Generation { context: usize, source: usize },
+    /// Texts side by side in an encoder, each padded to as many tokens.
+    Embedding { rows: usize, tokens: usize },
+}
+
+impl Load {
+    /// Tokens that a decoder sees.
+    pub(crate) fn context(self) -> usize {
+        match self {
+            Self::Generation { context, .. } => context,
+            Self::Embedding { .. } => 0,
+        }
+    }
+}
+
+/// The memory that a load takes beside weights.
+#[derive(Clone, Copy, Debug)]
+struct Needs {
+    /// Keys and values, until the end.
+    kept_bytes: u64,
+    /// Activations of the pass that is repeated: one token of a decoder, or the texts in an encoder.
+    pass_bytes: u64,
+    /// Activations of the prompt, all at once.
+    prompt_bytes: u64,
+    /// The same where it may go through in as many parts as it takes.
+    least_prompt_bytes: u64,
+    /// Keys and values that are held only while the prompt goes through.
+    prompt_kv_bytes: u64,
+}
+
 /// The sizes that a plan is made from.
 #[derive(Debug)]
 pub(crate) struct Sizes<'a> {
-    pub(crate) model: &'a dyn CausalLm,
+    pub(crate) model: &'a Model,
     pub(crate) units: &'a UnitMap,
-    pub(crate) schedule: &'a [UnitId],
+    pub(crate) schedule: &'a Schedule,
     pub(crate) model_bytes: u64,
     pub(crate) device: DeviceKind,
     pub(crate) keys_and_values: KvShape,
 }
 
 impl Sizes<'_> {
-    /// The budget at which nothing streams for `context_tokens` tokens.
-    pub(crate) fn everything_bytes(&self, context_tokens: usize) -> u64 {
-        let config = self.model.config();
-        self.keys_and_values.bytes(1, context_tokens)
-            + config.activation_bytes(self.device, 1, context_tokens, context_tokens, Want::LastLogits)
-            + self.unpack_bytes()
-            + self.units.total_buffer_bytes()
+    /// The load that so many tokens are: of prompt and answer together; of each in a model with an encoder and a decoder;
+    /// of one text in an encoder.
+    pub(crate) fn load(&self, tokens: usize) -> Load {
+        let tokens = tokens.clamp(1, self.model.config().max_positions);
+        match self.model {
+            Model::Encoder(_) => Load::Embedding { rows: 1, tokens },
+            Model::EncoderDecoder(_) => Load::Generation { context: tokens, source: tokens },
+            _ => Load::Generation { context: tokens, source: 0 },
+        }
     }
 
-    /// Plans `context_tokens` tokens in `budget_bytes`.
+    fn needs(&self, load: Load) -> Needs {
+        let (config, device) = (self.model.config(), self.device);
+        match (load, self.model) {
+            (Load::Embedding { rows, tokens }, _) => {
+                let pass_bytes = config.encoder_activation_bytes(device, rows, tokens, Keep::Last);
+                Needs {
+                    kept_bytes: config.encoder_kv_shape().bytes(rows, tokens),
+                    pass_bytes,
+                    prompt_bytes: pass_bytes,
+                    least_prompt_bytes: pass_bytes,
+                    prompt_kv_bytes: 0,
+                }
+            }
+            (Load::Generation { context, source }, Model::EncoderDecoder(model)) => {
+                let prompt_bytes = model.encode_activation_bytes(device, 1, source, Keep::Last);
+                Needs {
+                    kept_bytes: self.keys_and_values.bytes(1, context) + self.keys_and_values.bytes(1, source),
+                    pass_bytes: model.decode_activation_bytes(device, 1, 1, context, source, Want::LastLogits),
+                    prompt_bytes,
+                    least_prompt_bytes: prompt_bytes,
+                    prompt_kv_bytes: model.encoder().encoder_kv_shape().bytes(1, source),
+                }
+            }
+            (Load::Generation { context, .. }, _) => {
+                let bytes = |tokens| config.activation_bytes(device, 1, tokens, context, Want::LastLogits);
+                Needs {
+                    kept_bytes: self.keys_and_values.bytes(1, context),
+                    pass_bytes: bytes(1),
+                    prompt_bytes: bytes(context),
+                    least_prompt_bytes: bytes(1),
+                    prompt_kv_bytes: 0,
+                }
+            }
+        }
+    }
+
+    /// The budget at which nothing streams for `load`.
+    pub(crate) fn everything_bytes(&self, load: Load) -> u64 {
+        let Needs { kept_bytes, pass_bytes, prompt_bytes, prompt_kv_bytes, .. } = self.needs(load);
+        let working_bytes = kept_bytes + prompt_kv_bytes + pass_bytes.max(prompt_bytes) + self.unpack_bytes();
+        working_bytes + self.units.total_buffer_bytes()
+    }
+
+    /// Bytes of the activations that the prompt needs beyond a pass, if all of it goes through at once.
+    pub(crate) fn prompt_bytes(&self, load: Load) -> u64 {
+        let Needs { pass_bytes, prompt_bytes, .. } = self.needs(load);
+        prompt_bytes.saturating_sub(pass_bytes)
+    }
+
+    /// Plans `load` in `budget_bytes`.
     ///
     /// # Errors
     /// [`RuntimeError::BudgetTooSmall`] if not even one unit at a time fits.
-    pub(crate) fn plan(&self, budget_bytes: u64, context_tokens: usize) -> Result<Plan, RuntimeError> {
-        let config = self.model.config();
+    pub(crate) fn plan(&self, budget_bytes: u64, load: Load) -> Result<Plan, RuntimeError> {
         let unit_bytes: Vec<u64> = self.units.units().map(|unit| self.units.buffer_bytes(unit)).collect();
         let largest_unit_bytes = unit_bytes.iter().copied().max().unwrap_or(0);
-        let context_tokens = context_tokens.clamp(1, config.max_positions);
-        let kv_cache_bytes = self.keys_and_values.bytes(1, context_tokens);
-        let activation_bytes =
-            config.activation_bytes(self.device, 1, 1, context_tokens, Want::LastLogits) + self.unpack_bytes();
+        let context_tokens = match load {
+            Load::Generation { context, source } => context.saturating_add(source),
+            Load::Embedding { rows, tokens } => rows.saturating_mul(tokens),
+        };
+        let needs = self.needs(load);
+        let kv_cache_bytes = needs.kept_bytes;
+        let activation_bytes = needs.pass_bytes + self.unpack_bytes();
         let working_bytes = kv_cache_bytes.saturating_add(activation_bytes);
-        let minimum_bytes = working_bytes.saturating_add(2 * largest_unit_bytes);
+        let at_prompt_bytes = needs.least_prompt_bytes.saturating_sub(needs.pass_bytes) + needs.prompt_kv_bytes;
+        let minimum_bytes = working_bytes.saturating_add(at_prompt_bytes).saturating_add(2 * largest_unit_bytes);
         if budget_bytes < minimum_bytes {
             return Err(RuntimeError::BudgetTooSmall {
                 budget: ByteSize(budget_bytes),
                 minimum_bytes,
                 context_tokens,
                 kv_cache: ByteSize(kv_cache_bytes),
-                activations: ByteSize(activation_bytes),
+                activations: ByteSize(activation_bytes + at_prompt_bytes),
                 units: ByteSize(2 * largest_unit_bytes),
             });
         }
         let capacity = budget_bytes - working_bytes;
         let streaming_bytes = streaming_bytes(capacity, largest_unit_bytes);
         let PinPlan { pinned, pinned_bytes, streamed_bytes, .. } =
-            pin_plan(self.schedule, &unit_bytes, capacity, streaming_bytes);
+            pin_plan(&self.schedule.cycle, &unit_bytes, capacity, streaming_bytes);
+        let touched: HashSet<UnitId> = self.schedule.cycle.iter().copied().collect();
         Ok(Plan {
             model_bytes: self.model_bytes,
-            pass_bytes: unit_bytes.iter().sum(),
+            pass_bytes: touched.iter().map(|unit| unit_bytes[unit.index()]).sum(),
             units: unit_bytes.len(),
             largest_unit_bytes,
             budget_bytes,
@@ -136,10 +228,9 @@ fn streaming_bytes(capacity: u64, largest_unit_bytes: u64) -> u64 {
 
 /// The largest number of prompt tokens that one pass takes, at least 1: more tokens in a pass save reads, but their
 /// activations push out weights. `room_bytes` is what they may take.
-pub(crate) fn prefill_chunk(model: &dyn CausalLm, device: DeviceKind, prompt_tokens: usize, room_bytes: u64) -> usize {
-    let fits = |&tokens: &usize| {
-        model.config().activation_bytes(device, 1, tokens, prompt_tokens, Want::LastLogits) <= room_bytes
-    };
+pub(crate) fn prefill_chunk(config: &LmConfig, device: DeviceKind, prompt_tokens: usize, room_bytes: u64) -> usize {
+    let fits =
+        |&tokens: &usize| config.activation_bytes(device, 1, tokens, prompt_tokens, Want::LastLogits) <= room_bytes;
     // Halving finds a chunk that splits the prompt evenly.
     let passes = (1..=prompt_tokens).map(|passes| prompt_tokens.div_ceil(passes));
     passes.into_iter().find(fits).unwrap_or(1)

@@ -1,19 +1,21 @@
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use smoke_burn::{DeviceKind, Weights};
 use smoke_cache::bound::min_bound;
 use smoke_cache::policy::PinnedUnits;
 use smoke_core::{Permit, UnitId};
-use smoke_models::parts::{KvCache, KvShape};
+use smoke_models::parts::KvShape;
 use smoke_models::text::{AddSpecial, Message, Sampler, Sampling, StreamDecoder, Tokenizer, TokenizerError};
-use smoke_models::{CausalLm, LmConfig, ModelError, Want};
+use smoke_models::{LmConfig, Model};
+use smoke_predict::Schedule;
 use smoke_prefetch::StreamStats;
 
 use crate::builder::RuntimeBuilder;
 use crate::error::RuntimeError;
-use crate::plan::{Plan, Sizes, prefill_chunk};
+use crate::plan::{Load, Plan, Sizes, prefill_chunk};
+use crate::session::Session;
 use crate::statistics::Statistics;
 
 /// A model that is open: it generates text within a memory budget.
@@ -29,16 +31,18 @@ use crate::statistics::Statistics;
 /// ```
 #[derive(Debug)]
 pub struct Runtime {
-    model: Box<dyn CausalLm>,
-    weights: Weights,
-    tokenizer: Result<Tokenizer, TokenizerError>,
-    schedule: Vec<UnitId>,
-    pinned: PinnedUnits,
-    model_bytes: u64,
-    device: DeviceKind,
-    keys_and_values: KvShape,
-    /// Tokens that the latest generation planned for.
-    context: AtomicUsize,
+    pub(crate) model: Model,
+    pub(crate) weights: Weights,
+    pub(crate) tokenizer: Result<Tokenizer, TokenizerError>,
+    pub(crate) schedule: Schedule,
+    pub(crate) pinned: PinnedUnits,
+    pub(crate) model_bytes: u64,
+    pub(crate) device: DeviceKind,
+    pub(crate) keys_and_values: KvShape,
+    /// Where files that belong to the checkpoint lie.
+    pub(crate) directory: PathBuf,
+    /// What the latest generation planned for.
+    pub(crate) load: Mutex<Load>,
 }
 
 /// What a generation begins with.
@@ -102,29 +106,19 @@ impl Runtime {
         RuntimeBuilder::new(path.as_ref())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one caller, which has just made them all")]
-    pub(crate) fn new(
-        model: Box<dyn CausalLm>,
-        weights: Weights,
-        tokenizer: Result<Tokenizer, TokenizerError>,
-        schedule: Vec<UnitId>,
-        pinned: PinnedUnits,
-        model_bytes: u64,
-        device: DeviceKind,
-        keys_and_values: KvShape,
-    ) -> Self {
-        let context = AtomicUsize::new(1);
-        Self { model, weights, tokenizer, schedule, pinned, model_bytes, device, keys_and_values, context }
-    }
-
-    /// The model's sizes.
+    /// The model's sizes; of an encoder–decoder model those of the decoder.
     pub fn config(&self) -> &LmConfig {
         self.model.config()
     }
 
     /// The model itself, to run single passes.
-    pub fn model(&self) -> &dyn CausalLm {
-        &*self.model
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The order in which the model uses its units.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
     }
 
     /// The model's weights: their statistics, budget and controls.
@@ -140,24 +134,40 @@ impl Runtime {
         self.tokenizer.as_ref().map_err(|error| error.clone().into())
     }
 
-    /// How the budget is spent on `context_tokens` tokens of prompt and answer.
+    /// How the budget is spent on `context_tokens` tokens of prompt and answer together, on as many of each in an
+    /// encoder–decoder model, or on a text of as many in an encoder.
     ///
     /// # Errors
     /// [`RuntimeError::BudgetTooSmall`] if it cannot hold them.
     pub fn plan(&self, context_tokens: usize) -> Result<Plan, RuntimeError> {
-        self.plan_in(self.weights.streamer().budget().limit_bytes(), context_tokens)
+        self.plan_load(self.sizes().load(context_tokens))
     }
 
-    fn plan_in(&self, budget_bytes: u64, context_tokens: usize) -> Result<Plan, RuntimeError> {
-        let sizes = Sizes {
-            model: &*self.model,
+    /// How the budget is spent on `load`.
+    pub(crate) fn plan_load(&self, load: Load) -> Result<Plan, RuntimeError> {
+        self.sizes().plan(self.weights.streamer().budget().limit_bytes(), load)
+    }
+
+    pub(crate) fn sizes(&self) -> Sizes<'_> {
+        Sizes {
+            model: &self.model,
             units: self.weights.streamer().units(),
             schedule: &self.schedule,
             model_bytes: self.model_bytes,
             device: self.device,
             keys_and_values: self.keys_and_values,
-        };
-        sizes.plan(budget_bytes, context_tokens)
+        }
+    }
+
+    /// Keeps the units of `plan`, which is made for `load`, from here on.
+    pub(crate) fn follow(&self, plan: &Plan, load: Load) {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+        self.pinned.set(plan.pinned.iter().copied());
+    }
+
+    /// Plans for nothing any more.
+    pub(crate) fn finish(&self) {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = self.sizes().load(1);
     }
 
     /// Sets another budget, from any thread, also while tokens are generated: they stay the same, only their speed
@@ -167,7 +177,8 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError`] if the budget cannot hold the generation that runs; then nothing changes.
     pub fn set_memory_bytes(&self, bytes: u64) -> Result<(), RuntimeError> {
-        let plan = self.plan_in(bytes, self.context.load(Ordering::Relaxed))?;
+        let load = *self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = self.sizes().plan(bytes, load)?;
         // First what is to stay, so that the right units go.
         self.pinned.set(plan.pinned.iter().copied());
         Ok(self.weights.streamer().set_memory_limit(bytes)?)
@@ -202,25 +213,20 @@ impl Runtime {
         if tokens.is_empty() {
             return Err(RuntimeError::EmptyPrompt);
         }
-        let limit = self.config().max_positions;
-        if tokens.len() > limit {
-            return Err(ModelError::TooLong { tokens: tokens.len(), limit, what: "the model's context" }.into());
-        }
+        let load = Session::load(&self.model, tokens.len(), options.max_tokens)?;
         let sampler = Sampler::new(options.sampling.clone())?;
-        let context = tokens.len().saturating_add(options.max_tokens).min(limit);
-        let plan = self.plan(context)?;
-        self.context.store(context, Ordering::Relaxed);
-        self.pinned.set(plan.pinned.iter().copied());
+        let plan = self.plan_load(load)?;
+        self.follow(&plan, load);
         let streamer = self.weights.streamer();
         streamer.reset_stats();
-        let cache = KvCache::new(self.keys_and_values, context, vec![0], &self.weights)?;
+        let session = Session::new(&self.model, load, self.keys_and_values, &self.weights)?;
         let decoder = self.tokenizer.as_ref().ok().map(StreamDecoder::new);
         let ends = self.tokenizer.as_ref().map(|tokenizer| tokenizer.end_ids().to_vec()).unwrap_or_default();
         Ok(Generation {
             runtime: self,
             sampler,
             options,
-            cache,
+            session,
             _activations: streamer.make_room(plan.activation_bytes)?,
             decoder,
             plan,
@@ -241,7 +247,7 @@ pub struct Generation<'a> {
     sampler: Sampler,
     options: GenerateOptions,
     plan: Plan,
-    cache: KvCache,
+    session: Session<'a>,
     _activations: Permit,
     decoder: Option<StreamDecoder<'a>>,
     ends: Vec<u32>,
@@ -329,7 +335,8 @@ impl Generation<'_> {
         let schedule = &self.runtime.schedule;
         let unit_bytes: Vec<u64> = streamer.units().units().map(|unit| streamer.units().buffer_bytes(unit)).collect();
         let hits = |passes: usize| {
-            let trace: Vec<UnitId> = schedule.iter().copied().cycle().take(schedule.len() * passes).collect();
+            let cycles = (0..passes).flat_map(|_| schedule.cycle.iter());
+            let trace: Vec<UnitId> = schedule.prologue.iter().chain(cycles).copied().collect();
             min_bound(trace.chunks(1), &unit_bytes, self.plan.weight_capacity_bytes())
         };
         let passes = self.progress.passes;
@@ -345,33 +352,47 @@ impl Generation<'_> {
 
     /// Runs `tokens` through the model and keeps the logits of the last.
     fn pass(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
-        let Runtime { model, weights, device, .. } = self.runtime;
-        let context = self.cache.len() + tokens.len();
-        if self.runtime.keys_and_values.bytes(1, context) > self.cache.bytes() {
+        let Runtime { weights, device, .. } = self.runtime;
+        let cache = self.session.cache();
+        let context = cache.len() + tokens.len();
+        if self.runtime.keys_and_values.bytes(1, context) > cache.bytes() {
             // What later tokens will need may hold weights until then.
-            let pinned = self.runtime.plan(context)?.pinned;
+            let pinned = self.runtime.plan_load(self.session.load_at(context))?.pinned;
             self.runtime.pinned.set(pinned);
         }
-        let bytes = |tokens, context| model.config().activation_bytes(*device, 1, tokens, context, Want::LastLogits);
-        let one_token = bytes(1, self.plan.context_tokens);
-        let _beyond_one_token = weights.streamer().make_room(bytes(tokens.len(), context).saturating_sub(one_token))?;
-        let output = model.forward(weights, tokens, &mut self.cache, Want::LastLogits)?;
+        let one_token = self.session.activation_bytes(*device, 1, self.session.planned().context());
+        let bytes = self.session.activation_bytes(*device, tokens.len(), context);
+        let _beyond_one_token = weights.streamer().make_room(bytes.saturating_sub(one_token))?;
+        let output = self.session.forward(weights, tokens)?;
         output.logits.copy_into(&mut self.logits);
         self.progress.passes += 1;
         Ok(())
     }
 
     fn prefill(&mut self) -> Result<(), RuntimeError> {
-        let budget_bytes = self.runtime.weights.streamer().budget().limit_bytes();
-        let taken_bytes = self.plan.kv_cache_bytes + 2 * self.plan.largest_unit_bytes;
-        let room = budget_bytes.saturating_sub(taken_bytes) / 2;
-        let chunk = prefill_chunk(self.runtime.model(), self.runtime.device, self.prompt.len(), room);
         let prompt = std::mem::take(&mut self.prompt);
-        let result = prompt.chunks(chunk).try_for_each(|tokens| self.pass(tokens));
+        let result = self.prefill_with(&prompt);
         self.prompt = prompt;
         // What many tokens took is more than what one token is charged for.
         self.runtime.weights.release();
         result
+    }
+
+    fn prefill_with(&mut self, prompt: &[u32]) -> Result<(), RuntimeError> {
+        let Runtime { model, weights, device, keys_and_values, .. } = self.runtime;
+        if let Model::EncoderDecoder(_) = model {
+            let prompt_bytes = self.runtime.sizes().prompt_bytes(self.session.planned());
+            let activations = weights.streamer().make_room(prompt_bytes)?;
+            let start = self.session.read(weights, prompt, *keys_and_values)?;
+            weights.release();
+            drop(activations);
+            return start.map_or(Ok(()), |start| self.pass(&[start]));
+        }
+        let budget_bytes = weights.streamer().budget().limit_bytes();
+        let taken_bytes = self.plan.kv_cache_bytes + 2 * self.plan.largest_unit_bytes;
+        let room = budget_bytes.saturating_sub(taken_bytes) / 2;
+        let chunk = prefill_chunk(model.config(), *device, prompt.len(), room);
+        prompt.chunks(chunk).try_for_each(|tokens| self.pass(tokens))
     }
 
     fn step(&mut self) -> Result<Option<Token>, RuntimeError> {
@@ -381,7 +402,7 @@ impl Generation<'_> {
         self.progress.started.get_or_insert_with(Instant::now);
         match self.next {
             Next::Prompt => self.prefill()?,
-            Next::Token(_) if self.cache.len() >= self.cache.capacity() => return Ok(None),
+            Next::Token(_) if self.session.cache().len() >= self.session.cache().capacity() => return Ok(None),
             Next::Token(token) => self.pass(&[token])?,
             Next::Nothing => return Ok(None),
         }
@@ -404,7 +425,7 @@ impl Generation<'_> {
 
 impl Drop for Generation<'_> {
     fn drop(&mut self) {
-        self.runtime.context.store(1, Ordering::Relaxed);
+        self.runtime.finish();
     }
 }
 

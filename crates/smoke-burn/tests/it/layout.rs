@@ -1,4 +1,4 @@
-use smoke_burn::{Cut, Layout, LayoutError};
+use smoke_burn::{Cut, Layout, LayoutError, Phase};
 use smoke_core::{Encoding, UnitId};
 use smoke_storage::{MemorySource, WeightSource};
 
@@ -33,7 +33,8 @@ fn a_large_matrix_is_cut_by_rows_and_small_tensors_share_a_unit() {
     }
     let (units, schedule) = layout.finish();
     assert!(units.units().all(|unit| units.payload_bytes(unit) <= 1024));
-    assert_eq!(schedule, (0..units.len() as u32).map(UnitId).collect::<Vec<_>>());
+    assert_eq!(schedule.cycle, (0..units.len() as u32).map(UnitId).collect::<Vec<_>>());
+    assert_eq!(schedule.prologue, []);
 }
 
 #[test]
@@ -45,8 +46,26 @@ fn a_tensor_that_is_used_twice_has_one_place_and_two_uses() {
     let second = layout.place("table", &[100, 16], Cut::ByRow).unwrap();
     assert_eq!(first.pieces, second.pieces);
     let (units, schedule) = layout.finish();
-    assert!(schedule.len() > units.len());
-    assert_eq!(schedule.iter().filter(|&&unit| unit == UnitId(0)).count(), 2);
+    assert!(schedule.cycle.len() > units.len());
+    assert_eq!(schedule.cycle.iter().filter(|&&unit| unit == UnitId(0)).count(), 2);
+}
+
+#[test]
+fn each_phase_has_units_of_its_own() {
+    let source = source();
+    let mut layout = Layout::new(source.index(), 1, 1024);
+    layout.begin(Phase::Prologue);
+    let norm = layout.place("norm", &[16], Cut::Whole).unwrap();
+    layout.begin(Phase::Aside);
+    layout.place("table", &[100, 16], Cut::Whole).unwrap();
+    layout.begin(Phase::Pass);
+    layout.place("small", &[4, 16], Cut::Whole).unwrap();
+    // In both: what was placed in the prologue is used again in each pass.
+    assert_eq!(layout.place("norm", &[16], Cut::Whole).unwrap().pieces, norm.pieces);
+    let (units, schedule) = layout.finish();
+    assert_eq!(units.len(), 3);
+    assert_eq!(schedule.prologue, [UnitId(0)]);
+    assert_eq!(schedule.cycle, [UnitId(2), UnitId(0)]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod convert;
+mod embed;
 mod inspect;
 mod pack;
 mod plan;
@@ -12,6 +13,7 @@ use std::error::Error;
 use smoke_runtime::{Runtime, RuntimeError};
 
 pub(crate) use convert::convert;
+pub(crate) use embed::embed;
 pub(crate) use inspect::inspect;
 pub(crate) use pack::pack;
 pub(crate) use plan::plan;

@@ -5,7 +5,7 @@ mod hub;
 mod trace;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -89,6 +89,65 @@ fn a_seed_repeats_and_every_policy_and_thread_count_gives_the_same_tokens() {
     let drawn = ["--temperature", "1.5", "--top-k", "50", "--top-p", "0.95", "--seed", "7"];
     assert_eq!(tokens(&drawn), tokens(&drawn));
     assert_ne!(tokens(&drawn), greedy);
+}
+
+/// Runs with `input` on standard input.
+fn smoke_reading(arguments: &[&str], input: &str) -> Output {
+    use std::io::Write;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_smoke"));
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn texts_become_vectors_line_by_line() {
+    let model = asset("tiny/bert");
+    let embed = ["embed", model.to_str().unwrap(), "--memory", "300KB"];
+    let texts = ["the quick brown fox", "the lazy dog and then the other thing", "the"];
+    let plain = smoke(&[&embed[..], &texts].concat());
+    assert!(plain.status.success(), "{}", String::from_utf8_lossy(&plain.stderr));
+    let vectors: Vec<Vec<f32>> = String::from_utf8(plain.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| line.split(' ').map(|number| number.parse().unwrap()).collect())
+        .collect();
+    assert_eq!(vectors.iter().map(Vec::len).collect::<Vec<_>>(), [64; 3]);
+    assert!(String::from_utf8_lossy(&plain.stderr).contains("3 texts"));
+
+    let read = smoke_reading(&[&embed[..], &["--json", "--normalize"]].concat(), &texts.join("\n"));
+    let lines: Vec<Value> =
+        String::from_utf8(read.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.iter().map(|line| line["text"].as_str().unwrap()).collect::<Vec<_>>(), texts);
+    for (line, vector) in lines.iter().zip(&vectors) {
+        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let unit = line["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32);
+        assert!(unit.zip(vector).all(|(unit, x)| (unit - x / length).abs() < 1e-6));
+    }
+
+    fails_with(&[&embed[..], &["dog", &"dog ".repeat(200)]].concat(), &["text 2", "128"]);
+    let long = "dog ".repeat(200);
+    fails_with(&[&embed[..], &["--truncate", &long]].concat(), &["smallest that works"]);
+    let enough = ["embed", model.to_str().unwrap(), "--memory", "1MB", "--truncate", &long];
+    assert!(smoke(&enough).status.success());
+}
+
+#[test]
+fn a_model_of_another_kind_says_what_to_use() {
+    let (bert, t5, llama) = (asset("tiny/bert"), asset("tiny/t5"), asset("tiny/llama"));
+    let [bert, t5, llama] = [&bert, &t5, &llama].map(|path| path.to_str().unwrap());
+    fails_with(&["run", bert, "--memory", "1MB", "--prompt", "the"], &["text encoder", "smoke embed"]);
+    fails_with(&["embed", llama, "--memory", "1MB", "the"], &["decoder-only", "smoke run"]);
+    fails_with(&["embed", t5, "--memory", "1MB", "the"], &["encoder–decoder", "smoke run"]);
+    for model in [bert, t5] {
+        assert!(smoke(&["inspect", model]).status.success(), "{model}");
+        assert!(smoke(&["plan", model, "--memory", "600KB", "--context", "32"]).status.success(), "{model}");
+    }
+    let written = smoke(&["run", t5, "--memory", "500KB", "--prompt", "the lazy dog", "--max-tokens", "5", "--json"]);
+    let written: Value = serde_json::from_slice(&written.stdout).unwrap();
+    assert_eq!(written["tokens"].as_array().unwrap().len(), 5, "{written}");
+    assert!(written["peak_bytes"].as_u64() <= Some(500_000), "{written}");
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`, named `relu`.
     Relu,
+    /// The hyperbolic tangent, named `tanh`.
+    Tanh,
 }
 
 impl Activation {
@@ -84,6 +86,7 @@ impl Activation {
                 write(x, 0.5 * *x * (1.0 + tanh(inner)));
             }),
             Self::Relu => x.iter_mut().for_each(|x| write(x, x.max(0.0))),
+            Self::Tanh => x.iter_mut().for_each(|x| write(x, x.tanh())),
         }
     }
 
@@ -97,6 +100,7 @@ impl Activation {
                 x * (inner.tanh() + 1.0) * 0.5
             }
             Self::Relu => activation::relu(x),
+            Self::Tanh => x.tanh(),
         }
     }
 }
@@ -127,7 +131,10 @@ impl FromStr for Activation {
             "gelu" | "gelu_python" => Ok(Self::Gelu),
             "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
-            _ => Err(ModelError::unsupported("activation", name, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu")),
+            "tanh" => Ok(Self::Tanh),
+            _ => {
+                Err(ModelError::unsupported("activation", name, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu, tanh"))
+            }
         }
     }
 }

@@ -101,13 +101,16 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// Places `name.weight` and `name.bias` of `len` elements.
+    /// Places `name.weight` and `name.bias` of `len` elements, which are called `gamma` and `beta` in checkpoints that
+    /// came from TensorFlow.
     ///
     /// # Errors
     /// [`LayoutError`] if the checkpoint has no such tensors.
     pub fn place(layout: &mut Layout<'_>, name: &str, len: usize, epsilon: f64) -> Result<Self, LayoutError> {
-        let scale = Vector::place(layout, &format!("{name}.weight"), len)?;
-        Ok(Self { scale, bias: Vector::place(layout, &format!("{name}.bias"), len)?, epsilon })
+        let from_tensorflow = layout.index().get(&format!("{name}.gamma")).is_some();
+        let (scale, bias) = if from_tensorflow { ("gamma", "beta") } else { ("weight", "bias") };
+        let scale = Vector::place(layout, &format!("{name}.{scale}"), len)?;
+        Ok(Self { scale, bias: Vector::place(layout, &format!("{name}.{bias}"), len)?, epsilon })
     }
 
     /// Normalises every row.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use smoke_storage::{Checkpoint, GgufMetadata, Metadata};
-use tokenizers::DecoderWrapper;
+use tokenizers::{DecoderWrapper, PostProcessor, TruncationDirection};
 
 use super::chat::ChatTemplate;
 use super::{gguf_tokenizer, tokenizer_files};
@@ -182,19 +182,30 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer fails on this text.
     pub fn encode(&self, text: &str, special: AddSpecial) -> Result<Vec<u32>, TokenizerError> {
-        let parts = &self.parts;
-        let add = special == AddSpecial::Yes;
-        let post_process = add && parts.framing == Framing::PostProcessor;
-        let encoding = parts
-            .tokenizer
-            .encode_fast(text, post_process)
-            .map_err(|cause| TokenizerError::Encode { cause: cause.into() })?;
-        Ok(match parts.framing {
-            Framing::Tokens { before, after } if add => {
-                before.into_iter().chain(encoding.get_ids().iter().copied()).chain(after).collect()
+        self.encode_at_most(text, special, usize::MAX)
+    }
+
+    /// The same, but where there are more than `limit` tokens, special ones included, the text's last ones are left out.
+    ///
+    /// # Errors
+    /// If the tokenizer fails on this text.
+    pub fn encode_at_most(&self, text: &str, special: AddSpecial, limit: usize) -> Result<Vec<u32>, TokenizerError> {
+        let Parts { tokenizer, framing, .. } = &self.parts;
+        let failed = |cause: tokenizers::Error| TokenizerError::Encode { cause: cause.into() };
+        let mut encoding = tokenizer.encode_fast(text, false).map_err(failed)?;
+        let mut cut = |added: usize| encoding.truncate(limit.saturating_sub(added), 0, TruncationDirection::Right);
+        match framing {
+            _ if special == AddSpecial::No => cut(0),
+            Framing::Tokens { before, after } => {
+                cut(before.iter().chain(after).count());
+                return Ok(before.iter().chain(encoding.get_ids()).chain(after).copied().collect());
             }
-            _ => encoding.get_ids().to_vec(),
-        })
+            Framing::PostProcessor => {
+                cut(tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false)));
+                encoding = tokenizer.post_process(encoding, None, true).map_err(failed)?;
+            }
+        }
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The text of some tokens. Ids outside the vocabulary, which a padded output head may yield, write nothing. To
