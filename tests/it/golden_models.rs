@@ -25,6 +25,10 @@ pub(crate) struct GoldenModel {
 pub(crate) enum Format {
     Safetensors,
     ShardedSafetensors,
+    PyTorch,
+    /// As PyTorch wrote before 1.6.
+    LegacyPyTorch,
+    ShardedPyTorch,
     /// The safetensors file of the directory, written anew as llama.cpp would have it.
     Gguf,
 }
@@ -41,6 +45,9 @@ pub(crate) const GOLDEN_MODELS: &[GoldenModel] = &[
     on_flex_and_wgpu("GPT-2", Format::Safetensors, "gpt2"),
     on_flex("GPT-2", Format::Gguf, "gpt2"),
     on_flex("GPT-2", Format::ShardedSafetensors, "gpt2-sharded"),
+    on_flex("GPT-2", Format::PyTorch, "gpt2-bin"),
+    on_flex("GPT-2", Format::LegacyPyTorch, "gpt2-bin-legacy"),
+    on_flex("GPT-2", Format::ShardedPyTorch, "gpt2-bin-sharded"),
     on_flex_and_wgpu("GPT-J", Format::Safetensors, "gptj"),
     on_flex_and_wgpu("GPT-NeoX", Format::Safetensors, "gpt_neox"),
     on_flex("GPT-NeoX", Format::Gguf, "gpt_neox"),
@@ -50,6 +57,9 @@ pub(crate) const GOLDEN_MODELS: &[GoldenModel] = &[
     on_flex_and_wgpu("LLaMA", Format::Safetensors, "llama-tied"),
     on_flex_and_wgpu("LLaMA", Format::Safetensors, "llama3-rope"),
     on_flex("LLaMA", Format::ShardedSafetensors, "llama-sharded"),
+    on_flex("LLaMA", Format::PyTorch, "llama-bin"),
+    on_flex("LLaMA", Format::LegacyPyTorch, "llama-bin-legacy"),
+    on_flex("LLaMA", Format::ShardedPyTorch, "llama-bin-sharded"),
     on_flex("LLaMA", Format::Gguf, "llama"),
     on_flex_and_wgpu("Mistral", Format::Safetensors, "mistral"),
     on_flex_and_wgpu("Qwen2", Format::Safetensors, "qwen2"),
@@ -65,7 +75,14 @@ pub(crate) const GOLDEN_MODELS: &[GoldenModel] = &[
 ];
 
 impl Format {
-    pub(crate) const ALL: [Self; 3] = [Self::Safetensors, Self::ShardedSafetensors, Self::Gguf];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Safetensors,
+        Self::ShardedSafetensors,
+        Self::Gguf,
+        Self::PyTorch,
+        Self::LegacyPyTorch,
+        Self::ShardedPyTorch,
+    ];
 
     /// The head of its column in `docs/models.md`.
     pub(crate) const fn title(self) -> &'static str {
@@ -73,6 +90,9 @@ impl Format {
             Self::Safetensors => "safetensors",
             Self::ShardedSafetensors => "sharded safetensors",
             Self::Gguf => "GGUF",
+            Self::PyTorch => "PyTorch",
+            Self::LegacyPyTorch => "legacy PyTorch",
+            Self::ShardedPyTorch => "sharded PyTorch",
         }
     }
 }
@@ -87,8 +107,10 @@ impl GoldenModel {
         }
     }
 
+    /// PyTorch's files have the outputs of their twin in safetensors.
     pub(crate) fn goldens(&self) -> Goldens {
-        Goldens::read(&format!("tiny/{}/goldens.safetensors", self.name))
+        let twin = self.name.split("-bin").next().unwrap_or(self.name);
+        Goldens::read(&format!("tiny/{twin}/goldens.safetensors"))
     }
 
     /// The model on the processor, with `percent` of its bytes as budget.

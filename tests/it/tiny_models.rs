@@ -58,7 +58,8 @@ fn the_configuration_of_transformers_5_gives_the_same_bits_as_the_older_one() {
 
 #[test]
 fn every_budget_and_every_reader_gives_the_same_bits() {
-    for model in GOLDEN_MODELS.iter().filter(|model| ["llama-sharded", "gpt2", "gemma3"].contains(&model.name)) {
+    let names = ["llama-sharded", "gpt2", "gemma3", "llama-bin", "gpt2-bin-legacy"];
+    for model in GOLDEN_MODELS.iter().filter(|model| names.contains(&model.name)) {
         let goldens = model.goldens();
         let reference = golden_pass(&model.open(200), &goldens, Want::AllLogits).0;
         for percent in [100, 50, 25] {
