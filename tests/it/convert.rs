@@ -5,7 +5,7 @@ use std::path::Path;
 use smoke_runtime::convert::{Conversion, ConvertOptions};
 use smoke_runtime::core::Encoding;
 use smoke_runtime::models::Want;
-use smoke_runtime::models::parts::KvCache;
+use smoke_runtime::models::parts::{KvCache, KvEncoding};
 use smoke_runtime::models::text::{AddSpecial, Tokenizer};
 use smoke_runtime::storage::header::{self, GgufKeys};
 use smoke_runtime::storage::{Checkpoint, Extent, ReaderKind, TensorInfo, WeightSource};
@@ -23,7 +23,8 @@ fn convert(source: &Path, target: &Path, dtypes: &[&str]) {
 
 fn logits(runtime: &Runtime, goldens: &Goldens) -> Vec<f32> {
     let ids = goldens.ids("input_ids");
-    let mut cache = KvCache::new(runtime.config(), ids.len(), vec![0], runtime.weights()).unwrap();
+    let mut cache =
+        KvCache::new(runtime.config().kv_shape(KvEncoding::F32), ids.len(), vec![0], runtime.weights()).unwrap();
     let output = runtime.model().forward(runtime.weights(), &ids, &mut cache, Want::AllLogits).unwrap();
     output.logits.to_vec()
 }
