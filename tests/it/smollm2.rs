@@ -128,7 +128,9 @@ fn logits_and_hidden_states_equal_transformers() {
     let expected = goldens.floats("hidden_states");
     let layer = expected.len() / hidden.len();
     for (index, (ours, theirs)) in hidden.into_iter().zip(expected.chunks(layer)).enumerate() {
-        let ours = ours.to_vec();
+        // Of every sixth token, to keep the file small.
+        let features = ours.features();
+        let ours: Vec<f32> = ours.to_vec().chunks(features).skip(5).step_by(6).flatten().copied().collect();
         // Some features of the residual stream reach thousands: relative to the largest of the layer.
         let scale = theirs.iter().fold(1.0_f32, |max, value| max.max(value.abs()));
         let difference = largest_difference(&ours, theirs) / scale;
