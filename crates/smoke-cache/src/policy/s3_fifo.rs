@@ -62,7 +62,7 @@ impl S3Fifo {
         Some(entry)
     }
 
-    fn from_small(&mut self, request: &EvictionRequest<'_>) -> Option<UnitId> {
+    fn small_victim(&mut self, request: &EvictionRequest<'_>) -> Option<UnitId> {
         loop {
             let unit = self.small.order.first(request)?;
             if self.entries[&unit].uses <= USES_TO_STAY {
@@ -73,7 +73,7 @@ impl S3Fifo {
         }
     }
 
-    fn from_main(&mut self, request: &EvictionRequest<'_>) -> Option<UnitId> {
+    fn main_victim(&mut self, request: &EvictionRequest<'_>) -> Option<UnitId> {
         loop {
             let unit = self.main.order.first(request)?;
             if self.entries[&unit].uses == 0 {
@@ -107,12 +107,12 @@ impl EvictionPolicy for S3Fifo {
 
     fn victim(&mut self, request: &EvictionRequest<'_>) -> Option<UnitId> {
         let is_small_full = self.small.bytes >= (self.small.bytes + self.main.bytes).div_ceil(10);
-        let small = if is_small_full { self.from_small(request) } else { None };
+        let small = if is_small_full { self.small_victim(request) } else { None };
         // What is in use, or left the small queue for the main one, may leave either without a candidate.
         small
-            .or_else(|| self.from_main(request))
-            .or_else(|| self.from_small(request))
-            .or_else(|| self.from_main(request))
+            .or_else(|| self.main_victim(request))
+            .or_else(|| self.small_victim(request))
+            .or_else(|| self.main_victim(request))
     }
 }
 
