@@ -25,7 +25,8 @@ fn logits(runtime: &Runtime, goldens: &Goldens) -> Vec<f32> {
     let ids = goldens.ids("input_ids");
     let mut cache =
         KvCache::new(runtime.config().kv_shape(KvEncoding::F32), ids.len(), vec![0], runtime.weights()).unwrap();
-    let output = runtime.model().decoder().unwrap().forward(runtime.weights(), &ids, &mut cache, Want::AllLogits).unwrap();
+    let output =
+        runtime.model().decoder().unwrap().forward(runtime.weights(), &ids, &mut cache, Want::AllLogits).unwrap();
     output.logits.to_vec()
 }
 

@@ -1,6 +1,6 @@
 use smoke_core::{ExpectedUse, UnitId};
 
-/// What a streamer tells whoever watches it; see [`Streamer::set_observer`](crate::Streamer::set_observer).
+/// What a streamer tells whoever watches it; see [`Streamer::observe_with`](crate::Streamer::observe_with).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Observed<'a> {

@@ -254,11 +254,20 @@ impl Streamer {
         *self.inner.stats_start() = now;
     }
 
-    /// Tells `observer` of every use and every hint from now on, in order, instead of whoever was told before; `None` tells
-    /// nobody. This is how traces are recorded.
+    /// Tells `observer` of every use and every hint from now on, in order, instead of whoever was told before. This is how
+    /// traces are recorded.
     ///
     /// It is called under a lock, before the predictor is told, so it should be quick, and must not use the streamer.
-    pub fn set_observer(&self, observer: Option<Box<dyn FnMut(Observed<'_>) + Send>>) {
+    pub fn observe_with(&self, observer: impl FnMut(Observed<'_>) + Send + 'static) {
+        self.set_observer(Some(Box::new(observer)));
+    }
+
+    /// Tells nobody any more.
+    pub fn stop_observing(&self) {
+        self.set_observer(None);
+    }
+
+    fn set_observer(&self, observer: Option<Observer>) {
         let before = std::mem::replace(&mut self.inner.foresight().observer, observer);
         // Outside the lock, for who knows what it holds.
         drop(before);

@@ -11,7 +11,14 @@ use crate::writer::{RecordError, TraceWriter};
 /// [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct Recorder<W: Write> {
-    recording: Arc<Mutex<Option<Result<TraceWriter<W>, RecordError>>>>,
+    recording: Arc<Mutex<Recording<W>>>,
+}
+
+#[derive(Debug)]
+enum Recording<W: Write> {
+    Writing(TraceWriter<W>),
+    Failed(RecordError),
+    Finished,
 }
 
 impl<W: Write> Clone for Recorder<W> {
@@ -23,7 +30,7 @@ impl<W: Write> Clone for Recorder<W> {
 impl<W: Write> Recorder<W> {
     /// Goes on with what `writer` has begun.
     pub fn new(writer: TraceWriter<W>) -> Self {
-        Self { recording: Arc::new(Mutex::new(Some(Ok(writer)))) }
+        Self { recording: Arc::new(Mutex::new(Recording::Writing(writer))) }
     }
 
     /// These units are used together.
@@ -51,20 +58,23 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     /// [`RecordError`] if anything could not be written, now or before.
     pub fn finish(&self) -> Result<Option<W>, RecordError> {
-        let recording = self.lock().take();
-        recording.map(|writer| writer?.finish()).transpose()
+        match std::mem::replace(&mut *self.lock(), Recording::Finished) {
+            Recording::Writing(writer) => writer.finish().map(Some),
+            Recording::Failed(error) => Err(error),
+            Recording::Finished => Ok(None),
+        }
     }
 
     fn write(&self, write: impl FnOnce(&mut TraceWriter<W>) -> Result<(), RecordError>) {
         let mut recording = self.lock();
-        if let Some(Ok(writer)) = &mut *recording
+        if let Recording::Writing(writer) = &mut *recording
             && let Err(error) = write(writer)
         {
-            *recording = Some(Err(error));
+            *recording = Recording::Failed(error);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Result<TraceWriter<W>, RecordError>>> {
+    fn lock(&self) -> MutexGuard<'_, Recording<W>> {
         self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

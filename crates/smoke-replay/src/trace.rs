@@ -106,8 +106,8 @@ impl Trace {
     }
 
     fn can_count(&self, units: &[UnitId]) -> bool {
-        let bytes = units.iter().map(|unit| self.units[unit.index()].bytes);
-        bytes.fold(Some(self.accessed_bytes), |sum, bytes| sum?.checked_add(bytes)).is_some()
+        let mut bytes = units.iter().map(|unit| self.units[unit.index()].bytes);
+        bytes.try_fold(self.accessed_bytes, u64::checked_add).is_some()
     }
 
     /// Adds a step that uses these units together.

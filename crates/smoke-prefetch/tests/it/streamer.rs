@@ -318,7 +318,7 @@ fn peek_is_no_use() {
 fn watch(streamer: &Streamer) -> Arc<Mutex<Vec<String>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&seen);
-    streamer.set_observer(Some(Box::new(move |observed| told.lock().unwrap().push(format!("{observed:?}")))));
+    streamer.observe_with(move |observed| told.lock().unwrap().push(format!("{observed:?}")));
     seen
 }
 
@@ -331,7 +331,7 @@ fn an_observer_is_told_of_uses_and_hints_in_order() {
     drop(streamer.acquire(UnitId(2)).unwrap());
     streamer.hint(&[]);
     drop(streamer.acquire_all(&units([1, 0, 1])).unwrap());
-    streamer.set_observer(None);
+    streamer.stop_observing();
     drop(streamer.acquire(UnitId(1)).unwrap());
     let expected = ["Uses([UnitId(2)])", "Hints([])", "Uses([UnitId(1), UnitId(0), UnitId(1)])"];
     assert_eq!(*seen.lock().unwrap(), expected);

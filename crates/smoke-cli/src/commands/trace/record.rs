@@ -27,11 +27,11 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result {
     let recorder = Recorder::new(TraceWriter::new(file, &name, &units(streamer))?);
     let told = recorder.clone();
     let mut generation = runtime.generate(run::prompt(run)?, run::options(run))?;
-    streamer.set_observer(Some(Box::new(move |observed| match observed {
+    streamer.observe_with(move |observed| match observed {
         Observed::Uses(units) => told.step(units),
         Observed::Hints(expected) => told.hint(expected),
         _ => {}
-    })));
+    });
     let plan = generation.plan();
     // What is read ahead cannot stay.
     let read_ahead_bytes = plan.streaming_bytes.saturating_sub(plan.largest_unit_bytes);
@@ -46,7 +46,7 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result {
         tokens += u64::from(std::mem::replace(&mut pass_tokens, 1));
     }
     recording.finish_and_clear();
-    streamer.set_observer(None);
+    streamer.stop_observing();
     recorder.finish()?;
     let bytes = std::fs::metadata(&arguments.out)?.len();
     let mut out = std::io::stdout().lock();
