@@ -141,10 +141,10 @@ fn encoder_units_read_while_writing(runtime: &Runtime, name: &str) -> (Vec<UnitI
     let streamer = runtime.weights().streamer();
     let options = GenerateOptions { max_tokens: 24, at_end: AtEnd::Ignore, ..Default::default() };
     let prompt = Prompt::Tokens(goldens(name).ids("input_ids"));
-    let mut generation = runtime.generate(prompt, options).unwrap();
+    let generation = runtime.generate(prompt, options).unwrap();
     let (mut resident, mut read) = (None::<Vec<UnitId>>, Vec::new());
     let mut bytes = Vec::new();
-    while let Some(token) = generation.next() {
+    for token in generation {
         token.unwrap();
         let is_resident = |unit: &UnitId| streamer.peek(*unit).is_some();
         let now: Vec<UnitId> = runtime.schedule().prologue.iter().copied().filter(is_resident).collect();
