@@ -1,7 +1,11 @@
-"""How well can the next layers' experts be known? Learned predictors against running the next router early.
+"""How well can the next layers' experts be known? Learned predictors against running a later layer's router early.
 
 Everything is fitted on the train text's routing and scored on the held-out text's. Prints tables, and writes
-`DIRECTORY/traces/study.json`.
+`DIRECTORY/traces/study-AHEAD.json`.
+
+The learned ones are z = W u + M f: u is what the router sees, before its norm's scales (so its mean square is 1), W the
+later router with its norm's scales folded in, f the features, and M what is learnt, from 0. The loss is the
+cross-entropy between softmax(z) and an equal share for each expert that was chosen, so dz = softmax(z) - y / k.
 """
 import argparse
 import json
@@ -14,26 +18,73 @@ from torch.nn import functional
 import routing
 import trace
 
-EPOCHS = 12
+EPOCHS = 8
 BATCH = 256
-RATE = 3e-3
+RATE = 2e-3
+ONLINE_RATES = (0.03, 0.1, 0.3, 1.0)
 
 
-def one_hot(recorded, layer):
-    """The chosen experts, each with its share of the mixture; the others are 0."""
-    chosen, experts = recorded.experts[:, layer].astype(np.int64), recorded.logits.shape[-1]
-    scores = np.take_along_axis(recorded.logits[:, layer], chosen, 1)
+def state(recorded, routers, layer, ahead):
+    """What the router sees, without its norm's scales."""
+    return recorded.inputs[:, layer] / routers.norms[layer]
+
+
+def chosen(recorded, routers, layer, ahead):
+    """The chosen experts, each with its share of the mixture; 0 for the others."""
+    of_token, experts = recorded.experts[:, layer].astype(np.int64), recorded.logits.shape[-1]
+    scores = np.take_along_axis(recorded.logits[:, layer], of_token, 1)
     shares = np.exp(scores - scores.max(-1, keepdims=True))
-    out = np.zeros((len(chosen), experts), np.float32)
-    np.put_along_axis(out, chosen, shares / shares.sum(-1, keepdims=True), 1)
+    out = np.zeros((len(of_token), experts), np.float32)
+    np.put_along_axis(out, of_token, shares / shares.sum(-1, keepdims=True), 1)
     return out
 
 
-def before(recorded, layer):
-    """What the previous token of the same document chose in `layer`; nothing for the first one."""
-    out = np.roll(one_hot(recorded, layer), 1, axis=0)
+def path(recorded, routers, layer, ahead):
+    """Everything this token chose so far."""
+    return np.concatenate([chosen(recorded, routers, earlier, ahead) for earlier in range(layer + 1)], 1)
+
+
+def previous(recorded, routers, layer, ahead):
+    """What the previous token of the document chose in the layer that is predicted."""
+    out = np.roll(chosen(recorded, routers, layer + ahead, ahead), 1, axis=0)
     out[recorded.positions == 0] = 0
     return out
+
+
+def scores(recorded, routers, layer, ahead):
+    """What two routers say: the layer's own and the later one, run early. No state is needed but these."""
+    return np.concatenate([routing.lookahead_rescaled(recorded, routers, layer, ahead), recorded.logits[:, layer]], 1)
+
+
+def output(recorded, routers, layer, ahead):
+    """The layer's output, without a norm's scales."""
+    given = recorded.outputs[:, layer]
+    return given / np.sqrt((given ** 2).mean(-1, keepdims=True) + routers.epsilon)
+
+
+def nothing(recorded, routers, layer, ahead):
+    return np.zeros((len(recorded.tokens), recorded.logits.shape[-1]), np.float32)
+
+
+early, late = routing.lookahead_rescaled, routing.lookahead_output
+LEARNED = {
+    # name: (scores to start from, features, rank of what is learnt or None for full, hidden units or None for linear)
+    "previous": (nothing, (previous,), None, None),
+    "path": (nothing, (path,), None, None),
+    "path + previous": (nothing, (path, previous), None, None),
+    "scores + path + previous": (early, (scores, path, previous), None, None),
+    "lookahead + state, rank 4": (early, (state,), 4, None),
+    "lookahead + state, rank 8": (early, (state,), 8, None),
+    "lookahead + state": (early, (state,), None, None),
+    "lookahead + state + chosen, rank 8": (early, (state, chosen), 8, None),
+    "lookahead + state + chosen": (early, (state, chosen), None, None),
+    "lookahead + state + chosen + previous": (early, (state, chosen, previous), None, None),
+    "lookahead + state + path + previous": (early, (state, path, previous), None, None),
+    "lookahead + state + chosen, 256 hidden": (early, (state, chosen), None, 256),
+    "from output + output, rank 4": (late, (output,), 4, None),
+    "from output + output": (late, (output,), None, None),
+    "from output + output, 256 hidden": (late, (output,), None, 256),
+}
 
 
 def targets(recorded, layer):
@@ -42,137 +93,124 @@ def targets(recorded, layer):
     return out
 
 
-def nothing(recorded, routers, layer, ahead):
-    return np.zeros((len(recorded.tokens), recorded.logits.shape[-1]), np.float32)
-
-
-def state(recorded, routers, layer, ahead):
-    return recorded.inputs[:, layer]
-
-
-def chosen(recorded, routers, layer, ahead):
-    return one_hot(recorded, layer)
-
-
-def path(recorded, routers, layer, ahead):
-    """Everything chosen by this token so far."""
-    return np.concatenate([one_hot(recorded, earlier) for earlier in range(layer + 1)], 1)
-
-
-def previous(recorded, routers, layer, ahead):
-    return before(recorded, layer + ahead)
-
-
-def output(recorded, routers, layer, ahead):
-    given = recorded.outputs[:, layer]
-    return given / np.sqrt((given ** 2).mean(-1, keepdims=True) + routers.epsilon)
-
-
-def scores(recorded, routers, layer, ahead):
-    return routing.lookahead_rescaled(recorded, routers, layer, ahead)
-
-
-def own(recorded, routers, layer, ahead):
-    return recorded.logits[:, layer]
-
-
-LEARNED = {
-    # name: (scores to start from, features, rank of the correction or None, hidden units or None)
-    "previous token's": (nothing, (previous,), None, None),
-    "chosen path": (nothing, (path,), None, None),
-    "chosen path + previous": (nothing, (path, previous), None, None),
-    "router scores": (nothing, (scores, own), None, None),
-    "router scores + chosen + previous": (nothing, (scores, own, chosen, previous), None, None),
-    "state": (nothing, (state,), None, None),
-    "lookahead + state": (routing.lookahead_rescaled, (state,), None, None),
-    "lookahead + state, rank 4": (routing.lookahead_rescaled, (state,), 4, None),
-    "lookahead + state, rank 8": (routing.lookahead_rescaled, (state,), 8, None),
-    "lookahead + chosen": (routing.lookahead_rescaled, (chosen,), None, None),
-    "lookahead + state + chosen": (routing.lookahead_rescaled, (state, chosen), None, None),
-    "lookahead + state + chosen, rank 8": (routing.lookahead_rescaled, (state, chosen), 8, None),
-    "lookahead + state + chosen + previous": (routing.lookahead_rescaled, (state, chosen, previous), None, None),
-    "lookahead + state + path + previous": (routing.lookahead_rescaled, (state, path, previous), None, None),
-    "lookahead + state + chosen, 256 hidden": (routing.lookahead_rescaled, (state, chosen), None, 256),
-    "lookahead from output + output": (routing.lookahead_output, (output,), None, None),
-    "lookahead from output + output, rank 8": (routing.lookahead_output, (output,), 8, None),
-    "lookahead from output + output, 256 hidden": (routing.lookahead_output, (output,), None, 256),
-}
-
-
 def build(inputs, experts, rank, hidden):
-    """A map from features to scores that starts at zero."""
-    if rank is None and hidden is None:
-        net = torch.nn.Linear(inputs, experts)
-        last = net
-    elif rank is not None:
-        last = torch.nn.Linear(rank, experts)
-        net = torch.nn.Sequential(torch.nn.Linear(inputs, rank, bias=False), last)
-    else:
-        last = torch.nn.Linear(hidden, experts)
-        net = torch.nn.Sequential(torch.nn.Linear(inputs, hidden), torch.nn.SiLU(), last)
+    """A map from features to scores that starts at 0."""
+    last = torch.nn.Linear(rank or hidden or inputs, experts)
     torch.nn.init.zeros_(last.weight)
     torch.nn.init.zeros_(last.bias)
-    return net
+    if rank:
+        return torch.nn.Sequential(torch.nn.Linear(inputs, rank, bias=False), last)
+    if hidden:
+        return torch.nn.Sequential(torch.nn.Linear(inputs, hidden), torch.nn.SiLU(), last)
+    return last
 
 
 def fit(start, features, goal, rank, hidden):
-    """Adam on the logistic loss of each expert by itself, whose sigmoids are the probabilities that prefetch needs."""
+    """What maps start and features to scores, after some epochs of Adam."""
     torch.manual_seed(0)
     net = build(features.shape[1], goal.shape[1], rank, hidden)
-    scale = torch.nn.Parameter(torch.ones(()))
-    optimizer = torch.optim.Adam([*net.parameters(), scale], lr=RATE)
-    steps = EPOCHS * (len(goal) // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * (len(goal) // BATCH))
+    goal = goal / goal.sum(-1, keepdim=True)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(goal)).split(BATCH):
-            if len(rows) < BATCH:
-                continue
-            loss = functional.binary_cross_entropy_with_logits(scale * start[rows] + net(features[rows]), goal[rows])
+        for rows in torch.randperm(len(goal))[:len(goal) // BATCH * BATCH].split(BATCH):
+            loss = functional.cross_entropy(start[rows] + net(features[rows]), goal[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-    return lambda start, features: (scale * start + net(features)).detach().numpy()
+    return lambda start, features: (start + net(features)).detach().numpy()
 
 
 def learned(recorded, routers, name, layer, ahead):
-    """Held-out recalls at each width, and the calibration error of the probabilities."""
+    """The scores on either split."""
     base, features, rank, hidden = LEARNED[name]
+    prepared = {split: (torch.from_numpy(base(whole, routers, layer, ahead)),
+                        torch.from_numpy(np.concatenate([part(whole, routers, layer, ahead) for part in features], 1)))
+                for split, whole in recorded.items()}
+    predict = fit(*prepared["train"], torch.from_numpy(targets(recorded["train"], layer + ahead)), rank, hidden)
+    return {split: predict(*inputs) for split, inputs in prepared.items()}
 
-    def prepared(split):
-        joined = np.concatenate([part(recorded[split], routers, layer, ahead) for part in features], 1)
-        return torch.from_numpy(base(recorded[split], routers, layer, ahead)), torch.from_numpy(joined)
 
-    start, inputs = prepared("train")
-    mean, deviation = inputs.mean(0), inputs.std(0).clamp_min(1e-3)
-    predict = fit(start, (inputs - mean) / deviation, torch.from_numpy(targets(recorded["train"], layer + ahead)),
-                  rank, hidden)
-    start, inputs = prepared("held-out")
-    scores = predict(start, (inputs - mean) / deviation)
-    actual = recorded["held-out"].experts[:, layer + ahead]
-    recalls = [routing.recall(routing.top(scores, width), actual) for width in routing.WIDTHS]
-    return [*recalls, calibration(1 / (1 + np.exp(-scores)), targets(recorded["held-out"], layer + ahead))]
+def margins(scores, k):
+    """How far each score lies above the middle between the k-th and the next: above 0 it would be chosen."""
+    ordered = -np.sort(-scores, axis=-1)
+    return scores - (ordered[:, k - 1:k] + ordered[:, k:k + 1]) / 2
+
+
+def platt(margin, happened, steps=25):
+    """Slope and offset with which a sigmoid of the margin is the probability (Platt 1999), by Newton's method."""
+    design = np.stack([margin.ravel(), np.ones(margin.size)], 1).astype(np.float64)
+    happened, weights = happened.ravel(), np.array([1.0, 0.0])
+    for _ in range(steps):
+        probability = 1 / (1 + np.exp(-design @ weights))
+        curvature = design.T @ (design * (probability * (1 - probability))[:, None])
+        weights -= np.linalg.solve(curvature + 1e-6 * np.eye(2), design.T @ (probability - happened))
+    return weights
 
 
 def calibration(probabilities, happened, bins=10):
     """The expected calibration error (Naeini et al. 2015) over all pairs of token and expert."""
     which = np.minimum((probabilities * bins).astype(int), bins - 1)
-    error = 0.0
-    for one in range(bins):
-        inside = which == one
-        if inside.any():
-            error += inside.mean() * abs(probabilities[inside].mean() - happened[inside].mean())
-    return float(error)
+    inside = [which == one for one in range(bins)]
+    return float(sum(here.mean() * abs(probabilities[here].mean() - happened[here].mean())
+                     for here in inside if here.any()))
 
 
-def plain(recorded, routers, scores, layer, ahead):
-    actual = recorded["held-out"].experts[:, layer + ahead]
-    found = scores(recorded["held-out"], routers, layer, ahead)
-    return [routing.recall(routing.top(found, width), actual) for width in routing.WIDTHS] + [float("nan")]
+def judge(recorded, scores, layer):
+    """Held-out recall at each width, the part of routings predicted whole, and the calibration error."""
+    actual = recorded["held-out"].experts[:, layer]
+    found = scores["held-out"]
+    result = {f"@{width}": routing.recall(routing.top(found, width), actual) for width in routing.WIDTHS}
+    k = actual.shape[-1]
+    pairs = zip(np.sort(routing.top(found, k)), np.sort(actual))
+    result["whole"] = float(np.mean([(one == other).all() for one, other in pairs]))
+    slope, offset = platt(margins(scores["train"], k), targets(recorded["train"], layer))
+    probability = 1 / (1 + np.exp(-(slope * margins(found, k) + offset)))
+    result["calibration"] = calibration(probability, targets(recorded["held-out"], layer))
+    return result
+
+
+def online(recorded, routers, ahead, rate, features):
+    """Plain SGD, a token at a time, over the train text and on over the held-out text: predict, then learn.
+
+    The rate is divided by the features' squared length, as in normalised least mean squares. Returns the held-out recall
+    by layer when learning goes on, and the one when it stopped before.
+    """
+    layers, k = recorded["train"].logits.shape[1] - ahead, recorded["train"].experts.shape[-1]
+    learnt, frozen = None, None
+    hits, stopped = np.zeros(layers), np.zeros(layers)
+    for split in ("train", "held-out"):
+        whole = recorded[split]
+        starts = np.stack([early(whole, routers, layer, ahead) for layer in range(layers)], 1)
+        inputs = np.stack([np.concatenate([part(whole, routers, layer, ahead) for part in features], 1)
+                           for layer in range(layers)], 1)
+        inputs = np.concatenate([inputs, np.ones((*inputs.shape[:2], 1), np.float32)], -1)
+        goals = np.stack([targets(whole, layer + ahead) for layer in range(layers)], 1) / k
+        if learnt is None:
+            learnt = np.zeros((layers, starts.shape[-1], inputs.shape[-1]), np.float32)
+        elif frozen is None:
+            frozen = learnt.copy()
+        for start, given, goal in zip(starts, inputs, goals):
+            scores = start + np.matmul(learnt, given[:, :, None])[:, :, 0]
+            if frozen is not None:
+                hits += hit(scores, goal, k)
+                stopped += hit(start + np.matmul(frozen, given[:, :, None])[:, :, 0], goal, k)
+            odds = np.exp(scores - scores.max(-1, keepdims=True))
+            slope = odds / odds.sum(-1, keepdims=True) - goal
+            step = rate / (given ** 2).sum(-1)
+            learnt -= (step[:, None] * slope)[:, :, None] * given[:, None, :]
+    count = len(recorded["held-out"].tokens)
+    return hits / count, stopped / count
+
+
+def hit(scores, goal, k):
+    best = np.argpartition(-scores, k, axis=-1)[:, :k]
+    return (np.take_along_axis(goal, best, 1) > 0).mean(-1)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("directory", type=pathlib.Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ahead", type=int, default=1)
@@ -180,15 +218,27 @@ def main():
     torch.set_num_threads(options.threads)
     recorded, routers = trace.record_all(options.directory)
     layers, results = recorded["train"].logits.shape[1] - options.ahead, {}
-    print(f"{'predictor':44} {'@2':>6} {'@4':>6} {'calib.':>7}   @2 by predicted layer")
+    print(f"{options.ahead} ahead{'':34} {'@2':>6} {'@4':>6} {'whole':>6} {'calib.':>7}   @2 by predicted layer")
     for name in [*routing.LOOKAHEADS, *LEARNED]:
-        if name in LEARNED:
-            rows = [learned(recorded, routers, name, layer, options.ahead) for layer in range(layers)]
-        else:
-            rows = [plain(recorded, routers, routing.LOOKAHEADS[name], layer, options.ahead) for layer in range(layers)]
+        rows = []
+        for layer in range(layers):
+            if name in LEARNED:
+                found = learned(recorded, routers, name, layer, options.ahead)
+            else:
+                found = {split: routing.LOOKAHEADS[name](whole, routers, layer, options.ahead)
+                         for split, whole in recorded.items()}
+            rows.append(judge(recorded, found, layer + options.ahead))
         results[name] = rows
-        two, four, error = np.mean(rows, 0)
-        print(f"{name:44} {two:6.3f} {four:6.3f} {error:7.4f}   " + " ".join(f"{row[0]:.3f}" for row in rows), flush=True)
+        mean = {key: np.mean([row[key] for row in rows]) for key in rows[0]}
+        print(f"{name:41} {mean['@2']:6.3f} {mean['@4']:6.3f} {mean['whole']:6.3f} {mean['calibration']:7.4f}   "
+              + " ".join(f"{row['@2']:.3f}" for row in rows), flush=True)
+    for features in ((state,), (state, chosen)):
+        for rate in ONLINE_RATES:
+            going_on, stopped = online(recorded, routers, options.ahead, rate, features)
+            name = f"online SGD, {' + '.join(part.__name__ for part in features)}, rate {rate}"
+            results[name] = [{"@2": one, "@2 stopped": other} for one, other in zip(going_on, stopped)]
+            print(f"{name:41} {going_on.mean():6.3f} ({stopped.mean():.3f} when learning stops before held-out text)   "
+                  + " ".join(f"{one:.3f}" for one in going_on), flush=True)
     path = options.directory / "traces" / f"study-{options.ahead}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
 
