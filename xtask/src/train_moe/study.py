@@ -4,8 +4,9 @@ Everything is fitted on the train text's routing and scored on the held-out text
 `DIRECTORY/traces/study-AHEAD.json`.
 
 The learned ones are z = W u + M f: u is what the router sees, before its norm's scales (so its mean square is 1), W the
-later router with its norm's scales folded in, f the features, and M what is learnt, from 0. The loss is the
-cross-entropy between softmax(z) and an equal share for each expert that was chosen, so dz = softmax(z) - y / k.
+later router with its norm's scales folded in, f the features, and M what is learnt, from 0. They learn the later
+router's scores, less their mean, since these tell more than which experts were best: ridge regression, Adam where hidden
+units make it necessary, or plain SGD, a token at a time. Those marked "by choice" learn only the chosen experts.
 """
 import argparse
 import json
@@ -18,10 +19,12 @@ from torch.nn import functional
 import routing
 import trace
 
-EPOCHS = 8
-BATCH = 256
+EPOCHS = 6
+BATCH = 512
 RATE = 2e-3
-ONLINE_RATES = (0.03, 0.1, 0.3, 1.0)
+RIDGE = 1e-4
+"""The penalty of a coefficient's square, over the mean over tokens of the squared error."""
+ONLINE_RATES = (0.03, 0.1, 0.3)
 
 
 def state(recorded, routers, layer, ahead):
@@ -68,22 +71,21 @@ def nothing(recorded, routers, layer, ahead):
 
 early, late = routing.lookahead_rescaled, routing.lookahead_output
 LEARNED = {
-    # name: (scores to start from, features, rank of what is learnt or None for full, hidden units or None for linear)
-    "previous": (nothing, (previous,), None, None),
-    "path": (nothing, (path,), None, None),
-    "path + previous": (nothing, (path, previous), None, None),
-    "scores + path + previous": (early, (scores, path, previous), None, None),
-    "lookahead + state, rank 4": (early, (state,), 4, None),
-    "lookahead + state, rank 8": (early, (state,), 8, None),
-    "lookahead + state": (early, (state,), None, None),
-    "lookahead + state + chosen, rank 8": (early, (state, chosen), 8, None),
-    "lookahead + state + chosen": (early, (state, chosen), None, None),
-    "lookahead + state + chosen + previous": (early, (state, chosen, previous), None, None),
-    "lookahead + state + path + previous": (early, (state, path, previous), None, None),
-    "lookahead + state + chosen, 256 hidden": (early, (state, chosen), None, 256),
-    "from output + output, rank 4": (late, (output,), 4, None),
-    "from output + output": (late, (output,), None, None),
-    "from output + output, 256 hidden": (late, (output,), None, 256),
+    # name: (scores to start from, features, how it is fitted)
+    "previous": (nothing, (previous,), "ridge"),
+    "path": (nothing, (path,), "ridge"),
+    "path + previous": (nothing, (path, previous), "ridge"),
+    "scores + path + previous": (early, (scores, path, previous), "ridge"),
+    "lookahead + state, rank 2": (early, (state,), "rank 2"),
+    "lookahead + state, rank 4": (early, (state,), "rank 4"),
+    "lookahead + state, rank 8": (early, (state,), "rank 8"),
+    "lookahead + state": (early, (state,), "ridge"),
+    "lookahead + state, by choice": (early, (state,), "choice"),
+    "lookahead + state + chosen": (early, (state, chosen), "ridge"),
+    "lookahead + state + path + previous": (early, (state, path, previous), "ridge"),
+    "lookahead + state + chosen, 256 hidden": (early, (state, chosen), "hidden"),
+    "from output + output": (late, (output,), "ridge"),
+    "from output + output, 256 hidden": (late, (output,), "hidden"),
 }
 
 
@@ -93,43 +95,64 @@ def targets(recorded, layer):
     return out
 
 
-def build(inputs, experts, rank, hidden):
-    """A map from features to scores that starts at 0."""
-    last = torch.nn.Linear(rank or hidden or inputs, experts)
+def centred(logits):
+    return logits - logits.mean(-1, keepdims=True)
+
+
+def ridge(features, residuals, rank):
+    """Least squares with a small penalty; of reduced rank (Izenman 1975) if one is given."""
+    design = features.astype(np.float64)
+    solution = np.linalg.solve(design.T @ design + RIDGE * len(design) * np.eye(design.shape[1]), design.T @ residuals)
+    if rank:
+        _, _, directions = np.linalg.svd(design @ solution, full_matrices=False)
+        solution = solution @ directions[:rank].T @ directions[:rank]
+    return lambda features: features @ solution
+
+
+def descend(start, features, loss, hidden):
+    """Some epochs of Adam on a map from features to scores that starts at 0."""
+    torch.manual_seed(0)
+    start, features = torch.from_numpy(start).float(), torch.from_numpy(features).float()
+    last = torch.nn.Linear(hidden or features.shape[1], start.shape[1])
     torch.nn.init.zeros_(last.weight)
     torch.nn.init.zeros_(last.bias)
-    if rank:
-        return torch.nn.Sequential(torch.nn.Linear(inputs, rank, bias=False), last)
-    if hidden:
-        return torch.nn.Sequential(torch.nn.Linear(inputs, hidden), torch.nn.SiLU(), last)
-    return last
-
-
-def fit(start, features, goal, rank, hidden):
-    """What maps start and features to scores, after some epochs of Adam."""
-    torch.manual_seed(0)
-    net = build(features.shape[1], goal.shape[1], rank, hidden)
+    first = [torch.nn.Linear(features.shape[1], hidden), torch.nn.SiLU()] if hidden else []
+    net = torch.nn.Sequential(*first, last)
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * (len(goal) // BATCH))
-    goal = goal / goal.sum(-1, keepdim=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * (len(start) // BATCH))
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(goal))[:len(goal) // BATCH * BATCH].split(BATCH):
-            loss = functional.cross_entropy(start[rows] + net(features[rows]), goal[rows])
+        for rows in torch.randperm(len(start))[:len(start) // BATCH * BATCH].split(BATCH):
+            value = loss(start[rows] + net(features[rows]), rows)
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
             optimizer.step()
             schedule.step()
-    return lambda start, features: (start + net(features)).detach().numpy()
+    return lambda features: net(torch.from_numpy(features).float()).detach().numpy()
+
+
+def fit(how, start, features, logits, goal):
+    """The correction to add to the scores, as a function of the features."""
+    if how == "choice":
+        share = torch.from_numpy(goal / goal.sum(-1, keepdims=True))
+        return descend(start, features, lambda scores, rows: functional.cross_entropy(scores, share[rows]), None)
+    if how == "hidden":
+        scores = torch.from_numpy(logits)
+        return descend(start, features, lambda found, rows: functional.mse_loss(found, scores[rows]), 256)
+    return ridge(features, logits - start, int(how.removeprefix("rank ")) if how != "ridge" else None)
 
 
 def learned(recorded, routers, name, layer, ahead):
     """The scores on either split."""
-    base, features, rank, hidden = LEARNED[name]
-    prepared = {split: (torch.from_numpy(base(whole, routers, layer, ahead)),
-                        torch.from_numpy(np.concatenate([part(whole, routers, layer, ahead) for part in features], 1)))
-                for split, whole in recorded.items()}
-    predict = fit(*prepared["train"], torch.from_numpy(targets(recorded["train"], layer + ahead)), rank, hidden)
-    return {split: predict(*inputs) for split, inputs in prepared.items()}
+    base, features, how = LEARNED[name]
+    start, joined = {}, {}
+    for split, whole in recorded.items():
+        start[split] = centred(base(whole, routers, layer, ahead))
+        parts = [part(whole, routers, layer, ahead) for part in features]
+        joined[split] = np.concatenate([*parts, np.ones((len(whole.tokens), 1), np.float32)], 1)
+    train = recorded["train"]
+    correction = fit(how, start["train"], joined["train"], centred(train.logits[:, layer + ahead]),
+                     targets(train, layer + ahead))
+    return {split: start[split] + correction(joined[split]) for split in recorded}
 
 
 def margins(scores, k):
@@ -177,36 +200,36 @@ def online(recorded, routers, ahead, rate, features):
     The rate is divided by the features' squared length, as in normalised least mean squares. Returns the held-out recall
     by layer when learning goes on, and the one when it stopped before.
     """
-    layers, k = recorded["train"].logits.shape[1] - ahead, recorded["train"].experts.shape[-1]
+    layers = recorded["train"].logits.shape[1] - ahead
     learnt, frozen = None, None
     hits, stopped = np.zeros(layers), np.zeros(layers)
     for split in ("train", "held-out"):
         whole = recorded[split]
-        starts = np.stack([early(whole, routers, layer, ahead) for layer in range(layers)], 1)
+        starts = np.stack([centred(early(whole, routers, layer, ahead)) for layer in range(layers)], 1)
         inputs = np.stack([np.concatenate([part(whole, routers, layer, ahead) for part in features], 1)
                            for layer in range(layers)], 1)
         inputs = np.concatenate([inputs, np.ones((*inputs.shape[:2], 1), np.float32)], -1)
-        goals = np.stack([targets(whole, layer + ahead) for layer in range(layers)], 1) / k
+        logits = centred(whole.logits[:, ahead:])
         if learnt is None:
             learnt = np.zeros((layers, starts.shape[-1], inputs.shape[-1]), np.float32)
-        elif frozen is None:
+        else:
             frozen = learnt.copy()
-        for start, given, goal in zip(starts, inputs, goals):
+        for token, (start, given, logit) in enumerate(zip(starts, inputs, logits)):
             scores = start + np.matmul(learnt, given[:, :, None])[:, :, 0]
             if frozen is not None:
-                hits += hit(scores, goal, k)
-                stopped += hit(start + np.matmul(frozen, given[:, :, None])[:, :, 0], goal, k)
-            odds = np.exp(scores - scores.max(-1, keepdims=True))
-            slope = odds / odds.sum(-1, keepdims=True) - goal
+                actual = whole.experts[token, ahead:]
+                hits += hit(scores, actual)
+                stopped += hit(start + np.matmul(frozen, given[:, :, None])[:, :, 0], actual)
             step = rate / (given ** 2).sum(-1)
-            learnt -= (step[:, None] * slope)[:, :, None] * given[:, None, :]
+            learnt += (step[:, None] * (logit - scores))[:, :, None] * given[:, None, :]
     count = len(recorded["held-out"].tokens)
     return hits / count, stopped / count
 
 
-def hit(scores, goal, k):
-    best = np.argpartition(-scores, k, axis=-1)[:, :k]
-    return (np.take_along_axis(goal, best, 1) > 0).mean(-1)
+def hit(scores, actual):
+    """The part of each layer's chosen experts that have the best scores."""
+    best = np.argpartition(-scores, actual.shape[-1], axis=-1)[:, :actual.shape[-1]]
+    return (actual[:, :, None] == best[:, None, :]).any(-1).mean(-1)
 
 
 def main():
