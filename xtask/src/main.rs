@@ -54,7 +54,7 @@ enum Task {
     Bench(Box<bench::BenchArguments>),
     /// Train a small mixture of experts (Mixtral, 16 M parameters) into models/, and record its routing.
     ///
-    /// Takes about 45 minutes of one core; stopped, it goes on from its last checkpoint when run again. Once trained, only the
+    /// Takes about 20 minutes of one core; stopped, it goes on from its last checkpoint when run again. Once trained, only the
     /// routing is recorded again. docs/moe.md says what it is for.
     TrainMoe(train_moe::Options),
 }

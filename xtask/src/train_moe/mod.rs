@@ -21,7 +21,7 @@ const TORCH_NEEDS: [&str; 6] = ["filelock", "fsspec", "jinja2", "networkx", "sym
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Steps of 2048 tokens. Fewer than the default make another model, for trying things out.
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 900)]
     steps: u32,
     /// Threads. The recorded model was trained with one; more may round differently.
     #[arg(long, default_value_t = 1)]

@@ -151,7 +151,7 @@ def train(directory, steps, train_documents, held_out, checkpoint_seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=pathlib.Path)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpoint-seconds", type=int, default=180)
     options = parser.parse_args()
