@@ -9,6 +9,7 @@ mod golden_models;
 mod memory;
 mod minilm;
 mod models_table;
+mod moe_traces;
 mod options;
 mod seq2seq;
 mod smollm2;

@@ -12,8 +12,10 @@ mod demo;
 mod examples;
 mod fuzz;
 mod model;
+mod python;
 mod run;
 mod test;
+mod train_moe;
 mod vulkan;
 
 /// Development tasks of Smoke Runtime.
@@ -50,6 +52,11 @@ enum Task {
     },
     /// Measure: decoding under memory budgets, and the parts.
     Bench(Box<bench::BenchArguments>),
+    /// Train a small mixture of experts (Mixtral, 16 M parameters) into models/, and record its routing.
+    ///
+    /// Takes about 20 minutes of one core; stopped, it goes on from its last checkpoint when run again. Once trained, only the
+    /// routing is recorded again. docs/moe.md says what it is for.
+    TrainMoe(train_moe::Options),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +66,7 @@ fn main() -> ExitCode {
         Task::Test { options } => test::test(&options),
         Task::Ci { stages } => ci::ci(&stages),
         Task::Bench(arguments) => bench::bench(&arguments),
+        Task::TrainMoe(options) => train_moe::train_moe(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,84 @@
+//! `cargo xtask train-moe`: a small mixture of experts with routing that was learnt, to judge prediction and caching by.
+//!
+//! PyTorch trains it, so the model does not come from the code that it tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::python::Environment;
+use crate::run::{output, run};
+
+/// Versions are fixed, since the model should be the same wherever it is trained.
+const TORCH: &str = "torch==2.9.1";
+const PACKAGES: [&str; 3] = ["transformers==4.57.3", "tokenizers==0.22.2", "numpy==2.3.5"];
+/// What PyTorch needs from other packages when it is installed without the CUDA libraries.
+const TORCH_NEEDS: [&str; 6] = ["filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions"];
+
+/// What to train, and how.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Steps of 2048 tokens. Fewer than the default make another model, for trying things out.
+    #[arg(long, default_value_t = 900)]
+    steps: u32,
+    /// Threads. The recorded model was trained with one; more may round differently.
+    #[arg(long, default_value_t = 1)]
+    threads: u32,
+    /// Also fit predictors of the next layers' experts, and print how often they are right. Some minutes.
+    #[arg(long)]
+    study: bool,
+}
+
+/// Trains the model unless it is there, records its routing and prints what can be told of it.
+pub(crate) fn train_moe(options: &Options) -> Result<()> {
+    let environment = environment()?;
+    let directory = crate::root().join("models/train-moe");
+    if !directory.join("model.safetensors").exists() {
+        run(script(&environment, "train.py", &directory, options).args(["--steps", &options.steps.to_string()]))?;
+    }
+    run(&mut script(&environment, "trace.py", &directory, options))?;
+    if options.study {
+        for ahead in ["1", "2"] {
+            run(script(&environment, "study.py", &directory, options).args(["--ahead", ahead]))?;
+        }
+    }
+    Ok(())
+}
+
+/// The environment with PyTorch and Transformers in it.
+fn environment() -> Result<Environment> {
+    let environment = Environment::ensure()?;
+    if environment.imports("torch, transformers, tokenizers") {
+        return Ok(environment);
+    }
+    eprintln!("installing PyTorch");
+    if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        // The wheel is linked to 2.5 GB of CUDA libraries of which the processor needs nothing.
+        environment.install(&["--no-deps"], &[TORCH])?;
+        environment.install(&[], &TORCH_NEEDS)?;
+        let print_packages = "import sysconfig; print(sysconfig.get_path('purelib'))";
+        let packages = output(environment.python().args(["-c", print_packages]))?;
+        let libraries = Path::new(packages.trim()).join("torch/lib");
+        run(environment.python().arg(sources().join("torch_cpu_stubs.py")).arg(libraries))
+            .context("the stand-ins for the CUDA libraries are not built (Debian: apt-get install gcc binutils)")?;
+    } else {
+        environment.install(&[], &[TORCH])?;
+    }
+    environment.install(&[], &PACKAGES)?;
+    Ok(environment)
+}
+
+/// Where the Python files lie.
+fn sources() -> PathBuf {
+    crate::root().join("xtask/src/train_moe")
+}
+
+fn script(environment: &Environment, name: &str, directory: &Path, options: &Options) -> Command {
+    let mut command = environment.python();
+    command.arg(sources().join(name)).arg(directory).args(["--threads", &options.threads.to_string()]);
+    // Threads that wait by spinning take the time of those that work.
+    command.env("OMP_WAIT_POLICY", "PASSIVE");
+    command
+}
