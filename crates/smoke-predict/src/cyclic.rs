@@ -32,6 +32,11 @@ impl CyclicPredictor {
         &self.schedule
     }
 
+    /// The place of the schedule that the next access is expected at.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
     /// The first place at or after the position, going round, where `unit` is used.
     fn next_place(&self, unit: UnitId) -> Option<usize> {
         let used_at =

@@ -1,3 +1,5 @@
+use std::cmp::Reverse;
+
 use smoke_core::{Purpose, UnitId};
 
 use crate::eviction::{Candidate, EvictionPolicy, EvictionRequest};
@@ -17,19 +19,13 @@ impl EvictionPolicy for NextUse {
     fn on_remove(&mut self, _unit: UnitId) {}
 
     fn victim(&mut self, request: &EvictionRequest<'_>) -> Option<UnitId> {
-        furthest(request, |_| true)
-    }
-}
-
-/// Of the candidates that may go, the one that is used last; `None` where a prefetch is needed before all of them.
-pub(super) fn furthest(request: &EvictionRequest<'_>, may_go: impl Fn(UnitId) -> bool) -> Option<UnitId> {
-    let distance = |unit| request.forecast.next_use(unit).distance();
-    let candidates = request.candidates.iter().filter(|candidate| may_go(candidate.unit));
-    // Of equals the first, so that the same question has the same answer.
-    let by_distance = candidates.map(|&Candidate { unit, .. }| (distance(unit), std::cmp::Reverse(unit)));
-    let (furthest, std::cmp::Reverse(unit)) = by_distance.max()?;
-    match request.incoming {
-        Some(incoming) if incoming.purpose == Purpose::Prefetch && furthest <= distance(incoming.unit) => None,
-        _ => Some(unit),
+        let distance = |unit| request.forecast.next_use(unit).distance();
+        // Of equals the first, so that the same question has the same answer.
+        let by_distance = request.candidates.iter().map(|&Candidate { unit, .. }| (distance(unit), Reverse(unit)));
+        let (furthest, Reverse(unit)) = by_distance.max()?;
+        match request.incoming {
+            Some(incoming) if incoming.purpose == Purpose::Prefetch && furthest <= distance(incoming.unit) => None,
+            _ => Some(unit),
+        }
     }
 }

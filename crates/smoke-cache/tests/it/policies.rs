@@ -9,6 +9,7 @@ fn every_policy_keeps_the_rules() {
     conformance::all(Fifo::default);
     conformance::all(|| NextUse);
     conformance::all(|| Pinned::new([1, 4, 9, 11].map(UnitId)));
+    conformance::all(|| Pinned::new([1, 4, 9, 11].map(UnitId)).otherwise(Lru::default()));
 }
 
 #[test]
@@ -47,4 +48,13 @@ fn pinned_units_go_last() {
     assert_eq!(ask(&mut policy, Purpose::Prefetch, &distances, &[0, 1]), Some(0));
     assert_eq!(ask(&mut policy, Purpose::Prefetch, &distances, &[1]), None);
     assert_eq!(ask(&mut policy, Purpose::Demand, &distances, &[1]), Some(1));
+}
+
+#[test]
+fn another_policy_chooses_among_what_is_not_pinned() {
+    let mut policy = Pinned::new([UnitId(1)]).otherwise(Lru::default());
+    [1, 0, 2].into_iter().for_each(|unit| policy.on_insert(UnitId(unit), 1));
+    policy.on_access(UnitId(0));
+    let distances = [(0, 100), (1, 60), (2, 2), (9, 1)];
+    assert_eq!(ask(&mut policy, Purpose::Demand, &distances, &[0, 1, 2]), Some(2));
 }

@@ -3,12 +3,19 @@
 
 use proptest::prelude::*;
 use smoke_predict::{
-    Access, AccessPredictor, CyclicPredictor, Forecast, MarkovPredictor, NextUse, NoForecast, Scored, Step, UnitId,
-    conformance,
+    Access, AccessPredictor, CyclicPredictor, Forecast, MarkovPredictor, NextUse, NoForecast, RoutedPredictor, RoutedUnit,
+    Scored, Step, UnitId, conformance,
 };
 
 fn units(numbers: impl IntoIterator<Item = u32>) -> Vec<UnitId> {
     numbers.into_iter().map(UnitId).collect()
+}
+
+/// Shared units 0 and 1, each followed by two experts.
+fn routed() -> RoutedPredictor {
+    let experts = [(2, 0), (3, 0), (4, 1), (5, 1)];
+    let experts = experts.map(|(unit, place)| RoutedUnit { unit: UnitId(unit), place, share: 0.5 });
+    RoutedPredictor::new(units([0, 1]), &experts)
 }
 
 #[test]
@@ -17,6 +24,7 @@ fn our_predictors_conform() {
     conformance::all(|| CyclicPredictor::new(units([9, 0, 1, 0, 2, 9, 9])));
     conformance::all(|| CyclicPredictor::new(Vec::new()));
     conformance::all(MarkovPredictor::new);
+    conformance::all(routed);
     conformance::all(|| Scored::new(MarkovPredictor::new()));
     conformance::all(|| -> Box<dyn AccessPredictor> { Box::new(CyclicPredictor::new(units(0..3))) });
     conformance::all(|| NoForecast);
