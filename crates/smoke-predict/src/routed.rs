@@ -275,10 +275,8 @@ mod tests {
     }
 
     fn hint(predictor: &mut RoutedPredictor, units: &[u32], probability: f32) {
-        let hints: Vec<_> = units
-            .iter()
-            .map(|&unit| ExpectedUse { unit: UnitId(unit), distance: 1, probability })
-            .collect();
+        let hints: Vec<_> =
+            units.iter().map(|&unit| ExpectedUse { unit: UnitId(unit), distance: 1, probability }).collect();
         predictor.hint(&hints);
     }
 

@@ -78,7 +78,11 @@ fn capacity(len: usize) -> usize {
 /// What a buffer of `len` bytes is a whole number of.
 fn page(len: u64) -> u64 {
     let (page, huge) = (PAGE as u64, HUGE_PAGE as u64);
-    if len < huge || len.checked_next_multiple_of(huge).is_some_and(|whole| whole - len > len / 16) { page } else { huge }
+    if len < huge || len.checked_next_multiple_of(huge).is_some_and(|whole| whole - len > len / 16) {
+        page
+    } else {
+        huge
+    }
 }
 
 /// Where the memory of a buffer comes from.

@@ -3,8 +3,8 @@
 
 use proptest::prelude::*;
 use smoke_predict::{
-    Access, AccessPredictor, CyclicPredictor, Forecast, MarkovPredictor, NextUse, NoForecast, RoutedPredictor, RoutedUnit,
-    Scored, Step, UnitId, conformance,
+    Access, AccessPredictor, CyclicPredictor, Forecast, MarkovPredictor, NextUse, NoForecast, RoutedPredictor,
+    RoutedUnit, Scored, Step, UnitId, conformance,
 };
 
 fn units(numbers: impl IntoIterator<Item = u32>) -> Vec<UnitId> {
