@@ -61,9 +61,10 @@ impl UnitMapBuilder {
         Self { alignment: alignment.max(1), units: Vec::new() }
     }
 
-    /// Begins the next unit.
-    pub fn begin_unit(&mut self) {
+    /// Begins the next unit, and says which it is.
+    pub fn begin_unit(&mut self) -> UnitId {
         self.units.push(Vec::new());
+        UnitId(self.units.len() as u32 - 1)
     }
 
     /// Adds a part to the unit that was begun last, or to the first one.
