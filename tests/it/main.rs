@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
 mod attention;
+mod experts;
 mod gguf_twins;
 mod golden_models;
 mod memory;

@@ -2,7 +2,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES};
+use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES, Speculation};
 
 /// Runs language models larger than memory: weights stream from the disk just before they are needed, and the memory
 /// that you allow is never exceeded.
@@ -110,6 +110,10 @@ pub(crate) struct RunArguments {
     /// What to evict when memory is full; the default reads least, the others are there to compare with.
     #[arg(long, value_name = "NAME", default_value = POLICY_NAMES[0], value_parser = POLICY_NAMES.to_vec())]
     pub(crate) policy: String,
+    /// Which experts are read before their router has chosen them: off, likely (whatever the disk has to do) or gated
+    /// (where that is expected to pay).
+    #[arg(long, value_name = "MODE", default_value = "gated", value_parser = speculation)]
+    pub(crate) speculation: Speculation,
 }
 
 #[derive(Debug, Args)]
@@ -140,4 +144,13 @@ pub(crate) struct PackArguments {
     /// original. One with safetensors must lie beside the model's config.json.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+}
+
+fn speculation(name: &str) -> Result<Speculation, String> {
+    match name {
+        "off" => Ok(Speculation::Off),
+        "likely" => Ok(Speculation::Likely),
+        "gated" => Ok(Speculation::Gated),
+        _ => Err("one of off, likely, gated".to_owned()),
+    }
 }

@@ -8,7 +8,7 @@ use smoke_storage::{Checkpoint, Format};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::model::CausalLm;
-use crate::{gemma, gpt_neox, gpt2, gptj, llama, mistral, phi3, qwen};
+use crate::{gemma, gpt_neox, gpt2, gptj, llama, mistral, mixtral, phi3, qwen, qwen3_moe};
 
 /// Reads a checkpoint's configuration and places its weights.
 pub type Place = fn(&Checkpoint, &mut Layout<'_>) -> Result<Box<dyn CausalLm>, ModelError>;
@@ -36,7 +36,7 @@ impl From<Format> for Description {
 
 impl Default for AutoModel {
     fn default() -> Self {
-        let architectures: [(Format, &str, Place); 19] = [
+        let architectures: [(Format, &str, Place); 22] = [
             (Format::Safetensors, "gemma2", |checkpoint, layout| {
                 Ok(Box::new(gemma::place_gemma2(checkpoint, layout)?))
             }),
@@ -51,6 +51,7 @@ impl Default for AutoModel {
             (Format::Safetensors, "gptj", |checkpoint, layout| Ok(Box::new(gptj::place(checkpoint, layout)?))),
             (Format::Safetensors, "llama", |checkpoint, layout| Ok(Box::new(llama::place(checkpoint, layout)?))),
             (Format::Safetensors, "mistral", |checkpoint, layout| Ok(Box::new(mistral::place(checkpoint, layout)?))),
+            (Format::Safetensors, "mixtral", |checkpoint, layout| Ok(Box::new(mixtral::place(checkpoint, layout)?))),
             (Format::Safetensors, "phi3", |checkpoint, layout| Ok(Box::new(phi3::place(checkpoint, layout)?))),
             (Format::Safetensors, "qwen2", |checkpoint, layout| Ok(Box::new(qwen::place_qwen2(checkpoint, layout)?))),
             (Format::Safetensors, "qwen3", |checkpoint, layout| Ok(Box::new(qwen::place_qwen3(checkpoint, layout)?))),
@@ -61,7 +62,16 @@ impl Default for AutoModel {
             (Format::Gguf, "phi3", |checkpoint, layout| Ok(Box::new(phi3::place(checkpoint, layout)?))),
             (Format::Gguf, "qwen2", |checkpoint, layout| Ok(Box::new(qwen::place_qwen2(checkpoint, layout)?))),
             (Format::Gguf, "qwen3", |checkpoint, layout| Ok(Box::new(qwen::place_qwen3(checkpoint, layout)?))),
-            (Format::Gguf, "llama", |checkpoint, layout| Ok(Box::new(llama::place(checkpoint, layout)?))),
+            (Format::Safetensors, "qwen3_moe", |checkpoint, layout| {
+                Ok(Box::new(qwen3_moe::place(checkpoint, layout)?))
+            }),
+            // llama.cpp calls Mixtral a LLaMA with experts.
+            (Format::Gguf, "llama", |checkpoint, layout| {
+                let experts: usize = Config::of(checkpoint)?.or("num_local_experts", 0)?;
+                let place = if experts > 0 { mixtral::place } else { llama::place };
+                Ok(Box::new(place(checkpoint, layout)?))
+            }),
+            (Format::Gguf, "qwen3moe", |checkpoint, layout| Ok(Box::new(qwen3_moe::place(checkpoint, layout)?))),
         ];
         let none = Self { architectures: BTreeMap::new() };
         architectures.into_iter().fold(none, |known, (format, name, place)| known.with(format, name, place))

@@ -165,6 +165,12 @@ impl Streamer {
         Some(UnitLease::new(lease, Arc::clone(&self.inner.reader), booking))
     }
 
+    /// Whether a [`hint`](Self::hint) may lead to anything: not where everything is in memory, or nothing uncertain is read.
+    pub fn wants_hints(&self) -> bool {
+        let inner = &*self.inner;
+        inner.setting.speculation != Speculation::Off && inner.cache.residency().bytes() < inner.total_bytes
+    }
+
     /// Tells the predictor what somebody outside expects, and reads ahead by what it makes of that.
     pub fn hint(&self, expected: &[ExpectedUse]) {
         let mut foresight = self.inner.foresight();

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use smoke_burn::{DeviceKind, Layout, Weights};
 use smoke_cache::policy::{self, Pinned, PinnedUnits};
@@ -8,8 +9,8 @@ use smoke_core::ByteSize;
 use smoke_models::AutoModel;
 use smoke_models::parts::KvEncoding;
 use smoke_models::text::Tokenizer;
-use smoke_predict::{AccessPredictor, CyclicPredictor};
-use smoke_prefetch::Streamer;
+use smoke_predict::{AccessPredictor, CyclicPredictor, RoutedPredictor};
+use smoke_prefetch::{Speculation, Streamer};
 use smoke_storage::{Checkpoint, DiskProfile, ReaderKind, WeightSource};
 
 use crate::error::RuntimeError;
@@ -28,6 +29,7 @@ pub struct RuntimeBuilder {
     reader: Option<ReaderKind>,
     policy: Result<Option<Box<dyn EvictionPolicy>>, RuntimeError>,
     predictor: Option<Box<dyn AccessPredictor>>,
+    speculation: Speculation,
     models: AutoModel,
     kv_encoding: KvEncoding,
 }
@@ -41,6 +43,7 @@ impl RuntimeBuilder {
             reader: None,
             policy: Ok(None),
             predictor: None,
+            speculation: Speculation::Gated,
             models: AutoModel::default(),
             kv_encoding: KvEncoding::default(),
         }
@@ -95,6 +98,13 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Which experts are read before their router has chosen them, for what the routers of earlier layers say; unless said,
+    /// those whose read is expected to pay.
+    pub fn speculation(mut self, speculation: Speculation) -> Self {
+        self.speculation = speculation;
+        self
+    }
+
     /// The architectures that are known, to add one's own.
     pub fn models(mut self, models: AutoModel) -> Self {
         self.models = models;
@@ -127,6 +137,7 @@ impl RuntimeBuilder {
         let checkpoint = Arc::new(checkpoint);
         let mut layout = Layout::new(checkpoint.index(), checkpoint.alignment(), unit_bytes);
         let model = self.models.place(&checkpoint, &mut layout)?;
+        let routed = layout.routed().to_vec();
         let (units, schedule) = layout.finish();
         let kv_encoding = if self.device == DeviceKind::Cpu { self.kv_encoding } else { KvEncoding::F32 };
         let keys_and_values = model.config().kv_shape(kv_encoding);
@@ -134,6 +145,7 @@ impl RuntimeBuilder {
             model: &*model,
             units: &units,
             schedule: &schedule,
+            routed: &routed,
             model_bytes,
             device: self.device,
             keys_and_values,
@@ -145,20 +157,46 @@ impl RuntimeBuilder {
         };
         let plan = sizes.plan(budget_bytes, 1)?;
         let pinned = PinnedUnits::new(plan.pinned);
-        let policy = policy.unwrap_or_else(|| Box::new(Pinned::following(pinned.clone())));
-        let predictor = self.predictor.unwrap_or_else(|| Box::new(CyclicPredictor::new(schedule.clone())));
+        let has_experts = !routed.is_empty();
+        let policy: Box<dyn EvictionPolicy> = match policy {
+            None => Box::new(Pinned::following(pinned.clone())),
+            // Shared weights are used for every token: no policy has to find that out.
+            Some(policy) if has_experts => Box::new(Pinned::following(pinned.clone()).otherwise(policy)),
+            Some(policy) => policy,
+        };
+        let predictor = self.predictor.unwrap_or_else(|| match has_experts {
+            true => Box::new(RoutedPredictor::new(schedule.clone(), &routed)),
+            false => Box::new(CyclicPredictor::new(schedule.clone())),
+        });
         // Past the page cache as many read as the disk was measured with; through it, more hide its copies.
         let is_direct = |kind| matches!(kind, ReaderKind::Uring | ReaderKind::Direct);
-        let io_threads = if checkpoint.reader_kinds().all(is_direct) { DiskProfile::READERS } else { 4 };
+        let io_threads = match checkpoint.reader_kinds().all(is_direct) {
+            // Experts are small and wanted all at once.
+            _ if has_experts => 8,
+            true => DiskProfile::READERS,
+            false => 4,
+        };
         let streamer = Streamer::builder(checkpoint, units)
             .io_threads(io_threads)
             .budget(Budget::new(budget_bytes))
             .policy(policy)
             .predictor(predictor)
+            .speculation(self.speculation)
+            .record_trace(has_experts)
             .read_ahead_bytes(plan.streaming_bytes - plan.largest_unit_bytes)
             .build()?;
-        let weights = Weights::new(streamer, device);
-        Ok(Runtime::new(model, weights, tokenizer, schedule, pinned, model_bytes, self.device, keys_and_values))
+        Ok(Runtime {
+            model,
+            weights: Weights::new(streamer, device),
+            tokenizer,
+            schedule,
+            routed,
+            pinned,
+            model_bytes,
+            device: self.device,
+            keys_and_values,
+            context: AtomicUsize::new(1),
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use smoke_prefetch::SpeculationStats;
+
 use crate::probe::Limit;
 
 /// What a generation did and what it cost.
@@ -34,6 +36,8 @@ pub struct Statistics {
     pub on_time_rate: f64,
     /// Time that the computation waited for weights.
     pub stall: Duration,
+    /// What became of reads whose use was not certain.
+    pub speculation: SpeculationStats,
     /// What of it fell to the tokens after the first.
     pub decode_stall: Duration,
     /// Time, after the first token, in which the disk was reading.

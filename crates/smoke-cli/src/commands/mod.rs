@@ -7,7 +7,7 @@ mod run;
 
 use std::error::Error;
 
-use smoke_runtime::{Runtime, RuntimeError};
+use smoke_runtime::{Runtime, RuntimeBuilder, RuntimeError};
 
 pub(crate) use inspect::inspect;
 pub(crate) use pack::pack;
@@ -20,10 +20,14 @@ use crate::report::spinner;
 /// What a subcommand returns.
 pub(crate) type Result = std::result::Result<(), Box<dyn Error>>;
 
-/// Opens the model under a budget.
-fn open(model: &ModelArguments, memory: &MemoryArguments, policy: &str) -> std::result::Result<Runtime, RuntimeError> {
+/// Opens the model under a budget; `choose` sets what else is to be set.
+fn open(
+    model: &ModelArguments,
+    memory: &MemoryArguments,
+    choose: impl FnOnce(RuntimeBuilder) -> RuntimeBuilder,
+) -> std::result::Result<Runtime, RuntimeError> {
     let opening = spinner(format!("opening {}", model.model.display()));
-    let builder = Runtime::builder(&model.model).device(model.device).policy_name(policy);
+    let builder = choose(Runtime::builder(&model.model).device(model.device));
     let runtime = builder.memory_bytes(memory.memory.bytes()).kv_encoding(memory.kv_cache).open();
     opening.finish_and_clear();
     runtime

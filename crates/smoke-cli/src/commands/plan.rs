@@ -16,7 +16,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
     if let Some(threads) = arguments.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
-    let runtime = open(&arguments.model, &arguments.memory, "pinned")?;
+    let runtime = open(&arguments.model, &arguments.memory, |builder| builder)?;
     let plan = runtime.plan(arguments.context.get())?;
     let measuring = spinner("measuring disk and kernels");
     let probe = Probe::measure(&Checkpoint::open(&arguments.model.model)?)?;
