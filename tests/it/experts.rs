@@ -65,9 +65,10 @@ fn only_routed_experts_are_read_and_each_once_for_all_tokens_of_a_pass() {
         let builder = model.builder().memory_bytes(model.bytes() * 2).speculation(Speculation::Off);
         let runtime = builder.open().unwrap();
         let streamer = runtime.weights().streamer();
-        let ids = model.goldens().ids("input_ids");
+        // Few enough to leave some experts out.
+        let ids = &model.goldens().ids("input_ids")[..3];
         let chosen: Vec<HashSet<u32>> =
-            routes(&runtime, &ids).iter().map(|routes| routes.experts.iter().copied().collect()).collect();
+            routes(&runtime, ids).iter().map(|routes| routes.experts.iter().copied().collect()).collect();
         let wanted: usize = chosen.iter().map(HashSet::len).sum();
         let stats = streamer.stats();
         let trace = streamer.trace();

@@ -36,6 +36,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
             "activation_bytes": plan.activation_bytes,
             "pinned_bytes": plan.pinned_bytes,
             "streaming_bytes": plan.streaming_bytes,
+            "pass_bytes": plan.pass_bytes,
             "streamed_bytes_per_token": plan.streamed_bytes,
             "units": plan.units,
             "largest_unit_bytes": plan.largest_unit_bytes,
