@@ -1,5 +1,7 @@
 //! Decoding a mixture of experts under memory limits that the operating system enforces.
 //!
+//! Random weights make greedy text run in circles, so tokens are drawn; llama.cpp is made to take the same ones.
+//!
 //! For every limit each way to run Smoke runs twice, before and after llama.cpp and in the opposite order, each in a
 //! control group of its own and with the model out of the page cache. The bound is what MIN would have read of the same
 //! accesses, at the disk's rate, or the products of a token at the memory's, whichever takes longer.
@@ -100,6 +102,10 @@ pub(crate) fn bench(arguments: &Moe) -> Result<()> {
                     policy,
                     "--speculation",
                     speculation,
+                    "--temperature",
+                    "1",
+                    "--seed",
+                    "7",
                 ],
             );
             let (value, peak) = run_cold(&model, limit_bytes, &mut command)?;
@@ -115,6 +121,10 @@ pub(crate) fn bench(arguments: &Moe) -> Result<()> {
             if let Some(llama_cpp) = &llama_cpp {
                 let tokens = arguments.llama_cpp_tokens.to_string();
                 let mut command = llama_cpp.command(&model, &ids, &tokens, &threads);
+                // The same tokens, and so the same experts.
+                let drawn = cases.iter().flat_map(|case| &case.runs).map(|run| &run["tokens"]).next();
+                let drawn = drawn.and_then(Value::as_array).into_iter().flatten().map(Value::to_string);
+                command.args(["--forced-ids", &drawn.collect::<Vec<_>>().join(",")]);
                 llama_cpp_runs.push(run_cold(&model, limit_bytes, &mut command)?.0);
             }
             cases.iter_mut().rev().try_for_each(run)?;

@@ -1,7 +1,8 @@
 //! A LLaMA, or a Qwen3-MoE, with random weights: the shape and the bytes of a real model, for measurements only.
 //!
 //! Deterministic: every weight is a whole number of 4096ths between -128 and 127 that follows from its tensor's name
-//! and its place (of 64ths in routers, so that some experts are likelier than others), so that the encodings that can hold it (`q8_0`, `f16`, `bf16`, `f32`) hold the same model.
+//! and its place (of 64ths in routers, and in the embeddings of models with experts, so that each token has experts of
+//! its own: layers add to a hidden state what tokens of one context have in common), so that the encodings that can hold it (`q8_0`, `f16`, `bf16`, `f32`) hold the same model.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -84,6 +85,7 @@ enum Kind {
 
 const ONE_F32: [u8; 4] = 1.0_f32.to_le_bytes();
 const ALIGNMENT: u64 = 4096;
+const EMBEDDING: &str = "token_embd.weight";
 /// What a code stands for.
 const UNIT: f32 = 1.0 / 4096.0;
 
@@ -155,7 +157,7 @@ impl RandomModel {
         let (hidden, inner) = (self.hidden, self.intermediate);
         let keys = hidden / self.heads * self.kv_heads;
         let table = [self.vocabulary, hidden];
-        let mut tensors = vec![tensor("token_embd.weight".into(), "model.embed_tokens.weight".into(), &table)];
+        let mut tensors = vec![tensor(EMBEDDING.into(), "model.embed_tokens.weight".into(), &table)];
         for layer in 0..self.layers {
             let parts: [(&str, &str, &[u64]); 6] = [
                 ("attn_norm", "input_layernorm", &[hidden]),
@@ -379,7 +381,8 @@ impl RandomModel {
             out.write_all(&one.repeat(elements as usize))?;
         } else {
             let experts = if tensor.kind == Kind::Experts { self.experts } else { 1 };
-            let unit = if tensor.kind == Kind::Router { 1.0 / 64.0 } else { UNIT };
+            let is_coarse = tensor.kind == Kind::Router || self.experts > 0 && tensor.gguf == EMBEDDING;
+            let unit = if is_coarse { 1.0 / 64.0 } else { UNIT };
             let mut block = Vec::with_capacity(128);
             for expert in 0..experts {
                 let mut codes = match tensor.kind {
