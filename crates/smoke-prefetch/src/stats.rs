@@ -262,6 +262,16 @@ impl WeightSource for Counted<'_> {
         self.count(buf.len(), || self.source.read_cancellable(extent, buf, should_stop))
     }
 
+    fn read_all_cancellable(
+        &self,
+        reads: &mut [(Extent, &mut [u8])],
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<(), SourceError> {
+        self.source.read_all_cancellable(reads, should_stop)?;
+        reads.iter().for_each(|(_, buf)| self.count(buf.len()));
+        Ok(())
+    }
+
     fn alignment(&self) -> u64 {
         self.source.alignment()
     }
