@@ -36,14 +36,14 @@ pub struct Statistics {
     pub on_time_rate: f64,
     /// Time that the computation waited for weights.
     pub stall: Duration,
-    /// What became of reads whose use was not certain.
-    pub speculation: SpeculationStats,
     /// What of it fell to the tokens after the first.
     pub decode_stall: Duration,
     /// Time, after the first token, in which the disk was reading.
     pub decode_reading: Duration,
     /// Bytes read after the first token.
     pub decode_bytes_read: u64,
+    /// What became of reads whose use was not certain.
+    pub speculation: SpeculationStats,
 }
 
 /// How near decoding came to what the disk and the processor, as fast as they were meanwhile, allow.
