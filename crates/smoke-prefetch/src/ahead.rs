@@ -174,7 +174,8 @@ impl Inner {
         predictor.upcoming(horizon_steps(read_ahead_bytes, resident_bytes, self.total_bytes, units), upcoming);
         let speculation = self.setting.speculation;
         let is_gated = speculation == Speculation::Gated;
-        let seconds_per_byte = self.reader.counters.seconds_per_byte(self.reader.clock.now()).filter(|_| gate.is_open());
+        let seconds_per_byte =
+            self.reader.counters.seconds_per_byte(self.reader.clock.now()).filter(|_| gate.is_open());
         let seconds = |bytes: u64| seconds_per_byte.unwrap_or(f64::INFINITY) * bytes as f64;
         let mut backlog_bytes: u64 = in_flight.iter().map(|&unit| self.unit_bytes(unit)).sum();
         if is_gated {

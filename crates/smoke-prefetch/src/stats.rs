@@ -232,13 +232,18 @@ impl<F: Fn()> Drop for OnDrop<F> {
 }
 
 impl Counted<'_> {
-    fn count(&self, bytes: usize, read: impl FnOnce() -> Result<(), SourceError>) -> Result<(), SourceError> {
+    fn count(
+        &self,
+        reads: usize,
+        bytes: usize,
+        read: impl FnOnce() -> Result<(), SourceError>,
+    ) -> Result<(), SourceError> {
         self.counters.begin_reading(self.clock.now());
         // Also when a source of somebody else's panics.
         let _ended = OnDrop(|| self.counters.end_reading(self.clock.now()));
         read()?;
         self.counters.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        self.counters.reads.fetch_add(reads as u64, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -249,7 +254,7 @@ impl WeightSource for Counted<'_> {
     }
 
     fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
-        self.count(buf.len(), || self.source.read_at(extent, buf))
+        self.count(1, buf.len(), || self.source.read_at(extent, buf))
     }
 
     /// Forwarded, so that the source may keep many blocks of a unit in flight.
@@ -259,7 +264,7 @@ impl WeightSource for Counted<'_> {
         buf: &mut [u8],
         should_stop: &dyn Fn() -> bool,
     ) -> Result<(), SourceError> {
-        self.count(buf.len(), || self.source.read_cancellable(extent, buf, should_stop))
+        self.count(1, buf.len(), || self.source.read_cancellable(extent, buf, should_stop))
     }
 
     fn read_all_cancellable(
@@ -267,9 +272,8 @@ impl WeightSource for Counted<'_> {
         reads: &mut [(Extent, &mut [u8])],
         should_stop: &dyn Fn() -> bool,
     ) -> Result<(), SourceError> {
-        self.source.read_all_cancellable(reads, should_stop)?;
-        reads.iter().for_each(|(_, buf)| self.count(buf.len()));
-        Ok(())
+        let bytes = reads.iter().map(|(_, buf)| buf.len()).sum();
+        self.count(reads.len(), bytes, || self.source.read_all_cancellable(reads, should_stop))
     }
 
     fn alignment(&self) -> u64 {
