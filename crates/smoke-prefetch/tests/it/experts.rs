@@ -107,7 +107,7 @@ fn what_was_not_chosen_is_no_longer_read() {
 fn the_gate_reads_nothing_for_which_the_disk_has_no_time() {
     let mut model = Model::of_pages(8);
     let streamer = streamer(&mut model, 20, Speculation::Gated);
-    for token in 0..200 {
+    for token in 0..400 {
         drop(streamer.acquire(UnitId(0)).unwrap());
         hint(&streamer, 5);
         drop(streamer.acquire(UnitId(1)).unwrap());
