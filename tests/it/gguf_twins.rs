@@ -1,7 +1,7 @@
 //! GGUF files with the weights of tiny models, written as llama.cpp's converter would: its names, its keys, and what it
 //! does to some tensors.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -45,6 +45,8 @@ const LLAMA_NAMES: &[(&str, &str)] = &[
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
+    ("mlp.gate.", "ffn_gate_inp."),
+    ("block_sparse_moe.gate.", "ffn_gate_inp."),
 ];
 
 const GEMMA_NAMES: &[(&str, &str)] = &[
@@ -81,6 +83,9 @@ const LLAMA_KEYS: &[(&str, &str)] = &[
     ("final_logit_softcapping", "final_logit_softcapping"),
     ("rope.scaling.factor", "rope_scaling/factor"),
     ("rope.scaling.type", "rope_scaling/rope_type"),
+    ("expert_count", "num_local_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("expert_feed_forward_length", "moe_intermediate_size"),
 ];
 
 const GPT_NEOX: Convention = Convention {
@@ -163,9 +168,11 @@ fn twin_of(directory: &Path) -> Vec<u8> {
         "gemma3_text" => gemma_like("gemma3"),
         "gpt2" => GPT2,
         "gpt_neox" => GPT_NEOX,
+        "mixtral" => Convention { change: neighbours, ..llama_like("llama") },
         "phi3" => llama_like("phi3"),
         "qwen2" => llama_like("qwen2"),
         "qwen3" => llama_like("qwen3"),
+        "qwen3_moe" => llama_like("qwen3moe"),
         other => panic!("no convention for {other}"),
     };
     let mut keys = vec![("general.architecture".to_owned(), Value::from(convention.architecture))];
@@ -196,7 +203,48 @@ fn twin_of(directory: &Path) -> Vec<u8> {
         let name = convention.names.iter().fold(tensor.name, |name, (from, to)| name.replace(from, to));
         Tensor { name, ..tensor }
     });
-    gguf(&keys, &tensors.collect::<Vec<_>>())
+    gguf(&keys, &stacked(tensors.collect()))
+}
+
+/// All experts of a layer in one tensor for each matrix.
+fn stacked(tensors: Vec<Tensor>) -> Vec<Tensor> {
+    let mut experts: BTreeMap<String, BTreeMap<usize, Tensor>> = BTreeMap::new();
+    let mut rest = Vec::new();
+    for tensor in tensors {
+        let parts: Vec<&str> = tensor.name.split('.').collect();
+        let ["blk", layer, _, "experts", expert, matrix, "weight"] = parts.as_slice() else {
+            rest.push(tensor);
+            continue;
+        };
+        let matrix = match *matrix {
+            "w1" | "gate_proj" => "gate",
+            "w3" | "up_proj" => "up",
+            "w2" | "down_proj" => "down",
+            other => panic!("no matrix {other}"),
+        };
+        let name = format!("blk.{layer}.ffn_{matrix}_exps.weight");
+        let expert = expert.parse().unwrap();
+        experts.entry(name).or_default().insert(expert, tensor);
+    }
+    let stacked = experts.into_iter().map(|(name, experts)| {
+        let shape = [vec![experts.len()], experts[&0].shape.clone()].concat();
+        Tensor { name, shape, values: experts.into_values().flat_map(|expert| expert.values).collect() }
+    });
+    rest.into_iter().chain(stacked).collect()
+}
+
+/// Rows of queries and keys such that neighbours are turned together, as LLaMA was trained.
+fn neighbours(config: &Value, mut tensor: Tensor) -> Tensor {
+    let heads = match tensor.name.rsplit('.').nth(1) {
+        Some("q_proj") => &config["num_attention_heads"],
+        Some("k_proj") => &config["num_key_value_heads"],
+        _ => return tensor,
+    };
+    let head = tensor.shape[0] / heads.as_u64().unwrap() as usize;
+    let rows: Vec<Vec<f32>> = tensor.values.chunks(tensor.shape[1]).map(<[f32]>::to_vec).collect();
+    let of_halves = |row: usize| row / head * head + row % head / 2 + row % 2 * (head / 2);
+    tensor.values = (0..rows.len()).flat_map(|row| rows[of_halves(row)].clone()).collect();
+    tensor
 }
 
 /// Norms have their one added. llama.cpp divides queries by the root of a head's size; these models want another

@@ -4,6 +4,7 @@
 mod attention;
 mod convert;
 mod encoders;
+mod experts;
 mod gguf_twins;
 mod golden_models;
 mod memory;

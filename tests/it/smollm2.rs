@@ -120,7 +120,9 @@ fn logits_and_hidden_states_equal_transformers() {
         runtime.model().decoder().unwrap().forward(weights, tokens, &mut cache, want).unwrap()
     };
     let logits: Vec<f32> = pass(&goldens.ids("raw_input_ids"), Want::AllLogits).logits.to_vec();
-    let difference = largest_difference(&logits, &goldens.floats("raw_logits"));
+    // Of the last token, and hidden states of the sixth, the 24th and the last: the file stays small.
+    let expected = goldens.floats("raw_logits");
+    let difference = largest_difference(&logits[logits.len() - expected.len()..], &expected);
     // Logits reach 30 here: 1e-3 is 3e-5 of them.
     assert!(difference < 1e-3, "logits differ by {difference}");
 
@@ -128,9 +130,8 @@ fn logits_and_hidden_states_equal_transformers() {
     let expected = goldens.floats("hidden_states");
     let layer = expected.len() / hidden.len();
     for (index, (ours, theirs)) in hidden.into_iter().zip(expected.chunks(layer)).enumerate() {
-        // Of every sixth token, to keep the file small.
         let features = ours.features();
-        let ours: Vec<f32> = ours.to_vec().chunks(features).skip(5).step_by(6).flatten().copied().collect();
+        let ours: Vec<f32> = ours.to_vec().chunks(features).skip(5).step_by(18).flatten().copied().collect();
         // Some features of the residual stream reach thousands: relative to the largest of the layer.
         let scale = theirs.iter().fold(1.0_f32, |max, value| max.max(value.abs()));
         let difference = largest_difference(&ours, theirs) / scale;

@@ -1,6 +1,7 @@
 //! Layers whose weights are streamed and multiplied by in their stored encoding.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor, TensorData};
@@ -52,6 +53,24 @@ impl Linear {
         Self::place_as(layout, name, [inputs, outputs], Orientation::InputsByOutputs)
     }
 
+    /// Places a matrix of shape `[outputs, inputs]` that is some rows of the tensor `name` (with its ending), which has
+    /// `shape` and holds the matrices of all experts: see [`Layout::place_rows`].
+    ///
+    /// # Errors
+    /// [`LayoutError`] if the checkpoint has no such tensor.
+    ///
+    /// # Panics
+    /// If the tensor has not so many rows.
+    pub fn place_rows(
+        layout: &mut Layout<'_>,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Self, LayoutError> {
+        let weight = layout.place_rows(name, shape, rows)?;
+        Ok(Self { weight, bias: None, orientation: Orientation::OutputsByInputs })
+    }
+
     /// Places the vector `name.bias`, too, of the same `name`.
     ///
     /// # Errors
@@ -89,6 +108,27 @@ impl Linear {
             Some(bias) => add_vector(weights, y, bias),
             None => Ok(y),
         }
+    }
+
+    /// The same where all of the matrix is in memory and `x` on the host, else nothing; no use is counted, and nothing is
+    /// loaded. For a look ahead that is not worth a read.
+    ///
+    /// # Errors
+    /// [`WeightError`] if the weights are corrupt.
+    ///
+    /// # Panics
+    /// If `x` has another number of features than `inputs`, or the layer has a bias or a transposed matrix.
+    pub fn forward_if_resident(&self, weights: &Weights, x: &Activations) -> Result<Option<Activations>, WeightError> {
+        assert_eq!(x.features(), self.inputs(), "{}: the input has another number of features", self.weight.name);
+        assert!(self.bias.is_none() && self.orientation == Orientation::OutputsByInputs, "{}", self.weight.name);
+        let Some(x) = x.on_host() else { return Ok(None) };
+        let outputs = self.outputs();
+        let mut y = weights.floats(x.len() / self.inputs().max(1) * outputs);
+        for piece in &self.weight.pieces {
+            let Some(lease) = weights.streamer().peek(piece.part.unit) else { return Ok(None) };
+            self.packed(piece, lease.part(piece.part))?.multiply(x, &mut y[piece.first_row..], outputs);
+        }
+        Ok(Some(Activations::from_host(y, outputs)))
     }
 
     /// Features that go in.

@@ -1,10 +1,11 @@
 //! From tensors to units: which bytes of a checkpoint are loaded together, and in which order they are used.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use smoke_core::{Encoding, UnitId};
-use smoke_predict::Schedule;
+use smoke_predict::{RoutedUnit, Schedule};
 use smoke_storage::{Extent, PartId, TensorIndex, TensorInfo, UnitMap, UnitMapBuilder};
 
 /// A tensor that has its place in units: what a layer keeps instead of its weight.
@@ -123,6 +124,9 @@ pub struct Layout<'a> {
     filled_bytes: Option<u64>,
     phase: Phase,
     schedule: Schedule,
+    /// Whether an expert is being placed: into the unit that was begun last, whatever its size.
+    is_routed: bool,
+    routed: Vec<RoutedUnit>,
     placed: HashMap<String, Arc<PlacedTensor>>,
 }
 
@@ -137,6 +141,8 @@ impl<'a> Layout<'a> {
             filled_bytes: None,
             phase: Phase::default(),
             schedule: Schedule::default(),
+            is_routed: false,
+            routed: Vec::new(),
             placed: HashMap::new(),
         }
     }
@@ -195,17 +201,14 @@ impl<'a> Layout<'a> {
         }
         let rows = if shape.len() < 2 { 1 } else { shape[0] };
         let columns = shape.iter().product::<usize>() / rows.max(1);
-        let row_bytes = info.encoding.bytes_for(columns as u64).ok_or_else(|| LayoutError::Row {
-            name: name.to_owned(),
-            encoding: info.encoding,
-            columns,
-        })?;
+        let row_bytes = row_bytes(name, info.encoding, columns)?;
         let mut pieces = Vec::new();
         let mut first_row = 0;
         while first_row < rows {
             let rows_left = rows - first_row;
             let rows = match cut {
                 Cut::Whole => rows_left,
+                Cut::ByRow if self.is_routed => rows_left,
                 Cut::ByRow => self.rows_that_fit(row_bytes, rows_left),
             };
             let extent = Extent {
@@ -222,7 +225,62 @@ impl<'a> Layout<'a> {
         Ok(placed)
     }
 
-    /// The units, and the order in which they are used.
+    /// Places `rows` of the tensor `name`, which must have `shape`; the rows are those of the matrix that the tensor is when
+    /// all dimensions but the last are one. The result is a matrix of these rows.
+    ///
+    /// For tensors that hold the matrices of all experts of a layer.
+    ///
+    /// # Errors
+    /// [`LayoutError`] where the tensor is absent or different.
+    ///
+    /// # Panics
+    /// If the tensor has not so many rows.
+    pub fn place_rows(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Arc<PlacedTensor>, LayoutError> {
+        let info = self.find(name, shape)?;
+        let columns = shape.last().copied().unwrap_or(1);
+        let all_rows = shape.iter().product::<usize>() / columns.max(1);
+        assert!(rows.start <= rows.end && rows.end <= all_rows, "{name}: rows {rows:?} of {all_rows}");
+        let row_bytes = row_bytes(name, info.encoding, columns)?;
+        let (offset, len) = (info.extent.offset + rows.start as u64 * row_bytes, rows.len() as u64 * row_bytes);
+        let part = self.push(Extent { offset, len, ..info.extent });
+        let pieces = vec![Piece { part, first_row: 0, rows: rows.len() }];
+        let shape = vec![rows.len(), columns];
+        Ok(Arc::new(PlacedTensor { name: name.to_owned(), encoding: info.encoding, shape, pieces }))
+    }
+
+    /// Places an expert: whatever `place` places becomes one unit, which is no part of the schedule but used, if a router
+    /// says so, right after what was placed last. `share` is the share of tokens that use it where all experts of the
+    /// layer are used alike.
+    ///
+    /// Experts have to be placed after their router, and before what is used next; that begins in a unit of its own, so
+    /// that each layer's experts have a place in the schedule that tells them from those of other layers.
+    ///
+    /// # Errors
+    /// Those of `place`.
+    pub fn place_routed<T, E>(
+        &mut self,
+        share: f32,
+        place: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<(UnitId, T), E> {
+        let unit = self.map.begin_unit();
+        self.is_routed = true;
+        let placed = place(self);
+        (self.is_routed, self.filled_bytes) = (false, None);
+        self.routed.push(RoutedUnit { unit, place: self.schedule.cycle.len().saturating_sub(1), share });
+        Ok((unit, placed?))
+    }
+
+    /// The experts placed so far.
+    pub fn routed(&self) -> &[RoutedUnit] {
+        &self.routed
+    }
+
+    /// The units, and the order in which those are used that are not [routed](Self::routed).
     pub fn finish(self) -> (UnitMap, Schedule) {
         (self.map.finish(self.index).expect("every extent is of a validated index"), self.schedule)
     }
@@ -238,6 +296,9 @@ impl<'a> Layout<'a> {
     }
 
     fn push(&mut self, extent: Extent) -> PartId {
+        if self.is_routed {
+            return self.map.push(extent);
+        }
         let fits = self.filled_bytes.is_some_and(|filled| filled + extent.len <= self.unit_bytes);
         if !fits {
             self.map.begin_unit();
@@ -259,4 +320,8 @@ impl<'a> Layout<'a> {
             units.push(unit);
         }
     }
+}
+
+fn row_bytes(name: &str, encoding: Encoding, columns: usize) -> Result<u64, LayoutError> {
+    encoding.bytes_for(columns as u64).ok_or_else(|| LayoutError::Row { name: name.to_owned(), encoding, columns })
 }

@@ -1,10 +1,10 @@
 //! The weights of one model on one device: bytes on the disk that become tensors for the moment of their use.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
-use smoke_core::{Encoding, Permit};
+use smoke_core::{Encoding, Permit, UnitId};
 use smoke_prefetch::{StreamError, Streamer, UnitLease};
 use smoke_quant::PackedError;
 
@@ -98,17 +98,49 @@ impl Weights {
     /// [`WeightError`] if they cannot be read or find no room.
     pub fn lease(&self, placed: &PlacedTensor, piece: &Piece) -> Result<UnitLease, WeightError> {
         let unit = piece.part.unit;
-        let current = || self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         // Let go of another one first: the next unit may need the room.
-        let held = current().take_if(|lease| lease.unit() != unit);
+        let held = self.current().take_if(|lease| lease.unit() != unit);
         drop(held);
-        if let Some(lease) = &*current() {
+        if let Some(lease) = &*self.current() {
             return Ok(lease.clone());
         }
         // Without the lock: who waits for the disk must not keep others from letting go.
         let lease = self.with_room(|streamer| streamer.acquire(unit)).map_err(WeightError::stream(&placed.name))?;
-        *current() = Some(lease.clone());
+        *self.current() = Some(lease.clone());
         Ok(lease)
+    }
+
+    /// Leases `units` one after another as they arrive, and gives the place of each in the list: until the next is asked
+    /// for, its tensors are used without another lease. All loads begin at once; see
+    /// [`Streamer::acquire_each`]. `name` is named in errors.
+    ///
+    /// # Errors
+    /// [`WeightError`] if a unit does not exist; if it cannot be read or finds no room, when its turn comes.
+    pub fn each<'a>(
+        &'a self,
+        name: &'a str,
+        units: &[UnitId],
+    ) -> Result<impl Iterator<Item = Result<usize, WeightError>> + 'a, WeightError> {
+        self.let_go();
+        let mut arrivals = self.shared.streamer.acquire_each(units).map_err(WeightError::stream(name))?;
+        let next = move || {
+            self.let_go();
+            let arrival = arrivals.next()?.map_err(WeightError::stream(name));
+            Some(arrival.map(|(place, lease)| {
+                *self.current() = Some(lease);
+                place
+            }))
+        };
+        Ok(std::iter::from_fn(next))
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<UnitLease>> {
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn let_go(&self) {
+        let held = self.current().take();
+        drop(held);
     }
 
     /// Tries again where there is no room until the device has taken what was queued for upload, which holds leases.
@@ -123,7 +155,7 @@ impl Weights {
 
     /// Lets go of the unit used last and of spare memory for activations, as between two requests.
     pub fn release(&self) {
-        *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.let_go();
         self.shared.floats.clear();
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use smoke_replay::predictors;
 use smoke_runtime::convert::DtypeRule;
-use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES};
+use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES, Speculation};
 
 /// Runs language models larger than memory: weights stream from the disk just before they are needed, and the memory
 /// that you allow is never exceeded.
@@ -136,6 +136,10 @@ pub(crate) struct RunArguments {
     /// What to evict when memory is full; the default reads least, the others are there to compare with.
     #[arg(long, value_name = "NAME", default_value = POLICY_NAMES[0], value_parser = POLICY_NAMES.to_vec())]
     pub(crate) policy: String,
+    /// Which experts are read before their router has chosen them: off, likely (whatever the disk has to do) or gated
+    /// (where that is expected to pay).
+    #[arg(long, value_name = "MODE", default_value = "gated", value_parser = speculation)]
+    pub(crate) speculation: Speculation,
 }
 
 #[derive(Debug, Args)]
@@ -274,4 +278,13 @@ pub(crate) const ALL: &str = "all";
 
 fn policy_names() -> Vec<&'static str> {
     POLICY_NAMES.iter().copied().chain([ALL]).collect()
+}
+
+fn speculation(name: &str) -> Result<Speculation, String> {
+    match name {
+        "off" => Ok(Speculation::Off),
+        "likely" => Ok(Speculation::Likely),
+        "gated" => Ok(Speculation::Gated),
+        _ => Err("one of off, likely, gated".to_owned()),
+    }
 }

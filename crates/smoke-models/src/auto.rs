@@ -7,12 +7,13 @@ use smoke_storage::{Checkpoint, Format};
 
 use crate::bert::Bert;
 use crate::config::Config;
+use crate::decoder::Decoder;
 use crate::encoder::TextEncoder;
 use crate::error::ModelError;
 use crate::model::{CausalLm, LmConfig};
 use crate::seq2seq::Seq2Seq;
 use crate::t5::T5;
-use crate::{gemma, gpt_neox, gpt2, gptj, llama, mistral, phi3, qwen};
+use crate::{gemma, gpt_neox, gpt2, gptj, llama, mistral, mixtral, phi3, qwen, qwen3_moe};
 
 /// Reads a checkpoint's configuration and places its weights.
 pub type Place = fn(&Checkpoint, &mut Layout<'_>) -> Result<Model, ModelError>;
@@ -109,6 +110,12 @@ macro_rules! decoder {
     };
 }
 
+/// llama.cpp calls Mixtral a LLaMA with experts.
+fn llama_of_gguf(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder, ModelError> {
+    let experts: usize = Config::of(checkpoint)?.or("num_local_experts", 0)?;
+    if experts > 0 { mixtral::place(checkpoint, layout) } else { llama::place(checkpoint, layout) }
+}
+
 impl Default for AutoModel {
     fn default() -> Self {
         let bert: Place = |checkpoint, layout| Ok(Model::Encoder(Box::new(Bert::place(checkpoint, layout)?)));
@@ -123,18 +130,21 @@ impl Default for AutoModel {
             (Format::Safetensors, "gptj", decoder!(gptj::place)),
             (Format::Safetensors, "llama", decoder!(llama::place)),
             (Format::Safetensors, "mistral", decoder!(mistral::place)),
+            (Format::Safetensors, "mixtral", decoder!(mixtral::place)),
             (Format::Safetensors, "phi3", decoder!(phi3::place)),
             (Format::Safetensors, "qwen2", decoder!(qwen::place_qwen2)),
             (Format::Safetensors, "qwen3", decoder!(qwen::place_qwen3)),
+            (Format::Safetensors, "qwen3_moe", decoder!(qwen3_moe::place)),
             (Format::Safetensors, "t5", t5),
             (Format::Gguf, "gemma2", decoder!(gemma::place_gemma2)),
             (Format::Gguf, "gemma3", decoder!(gemma::place_gemma3)),
             (Format::Gguf, "gpt2", decoder!(gpt2::place)),
             (Format::Gguf, "gptneox", decoder!(gpt_neox::place)),
-            (Format::Gguf, "llama", decoder!(llama::place)),
+            (Format::Gguf, "llama", decoder!(llama_of_gguf)),
             (Format::Gguf, "phi3", decoder!(phi3::place)),
             (Format::Gguf, "qwen2", decoder!(qwen::place_qwen2)),
             (Format::Gguf, "qwen3", decoder!(qwen::place_qwen3)),
+            (Format::Gguf, "qwen3moe", decoder!(qwen3_moe::place)),
         ];
         let none = Self { architectures: BTreeMap::new() };
         architectures.into_iter().fold(none, |known, (format, name, place)| known.with(format, name, place))

@@ -7,7 +7,7 @@ use smoke_burn::{Activations, Weights};
 
 use crate::error::ModelError;
 use crate::model::{CausalLm, LmConfig, Output, Want};
-use crate::parts::{KvCache, Mask, Norm, Rotary, Rotation, softcap};
+use crate::parts::{KvCache, Mask, Norm, Rotary, Rotation, Routes, softcap};
 
 /// A decoder-only language model without its weights; the architectures differ in what they fill it with.
 #[derive(Debug)]
@@ -60,6 +60,8 @@ pub struct Pass<'a> {
     pub cache: &'a mut KvCache,
     /// The decoder's views for the tokens of this pass.
     pub views: Vec<PassView>,
+    /// Which experts the tokens took in each layer that has any, where somebody wants to know.
+    pub routes: Option<Vec<Routes>>,
 }
 
 /// A [`View`] for the tokens of one forward pass.
@@ -105,7 +107,8 @@ impl CausalLm for Decoder {
         }
         let mut hidden_states = Vec::new();
         let views = self.views.iter().map(|view| view.of_pass(cache, count, weights)).collect();
-        let mut pass = Pass { weights, cache, views };
+        let routes = (want == Want::HiddenStates).then(Vec::new);
+        let mut pass = Pass { weights, cache, views, routes };
         for layer in &self.layers {
             if want == Want::HiddenStates {
                 hidden_states.push(x.duplicate(weights));
@@ -113,6 +116,7 @@ impl CausalLm for Decoder {
             layer.forward(&mut pass, &mut x)?;
         }
         pass.cache.advance(count);
+        let routes = pass.routes.unwrap_or_default();
         if want == Want::LastLogits {
             x = x.last_of_each(weights, count);
         }
@@ -124,6 +128,6 @@ impl CausalLm for Decoder {
         if want == Want::HiddenStates {
             hidden_states.push(x);
         }
-        Ok(Output { logits, hidden_states })
+        Ok(Output { logits, hidden_states, routes })
     }
 }

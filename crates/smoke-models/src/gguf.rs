@@ -28,6 +28,8 @@ const KEYS: &[(&str, &str)] = &[
     ("rope_theta", "rope.freq_base"),
     ("rotary_dim", "rope.dimension_count"),
     ("num_local_experts", "expert_count"),
+    ("num_experts_per_tok", "expert_used_count"),
+    ("moe_intermediate_size", "expert_feed_forward_length"),
 ];
 
 /// Modules outside of the layers.
@@ -67,6 +69,8 @@ const LAYER_MODULES: &[(&str, &str)] = &[
     ("mlp.down_proj", "ffn_down"),
     ("mlp.c_proj", "ffn_down"),
     ("mlp.dense_4h_to_h", "ffn_down"),
+    ("mlp.gate", "ffn_gate_inp"),
+    ("block_sparse_moe.gate", "ffn_gate_inp"),
     ("pre_feedforward_layernorm", "ffn_norm"),
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];

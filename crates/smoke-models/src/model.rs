@@ -6,7 +6,7 @@ use smoke_burn::{Activations, DeviceKind, Weights};
 
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::parts::{KvCache, KvEncoding, KvShape, scratch_floats};
+use crate::parts::{KvCache, KvEncoding, KvShape, Routes, scratch_floats};
 
 /// A decoder-only language model: a description of its layers that holds no weights.
 pub trait CausalLm: Debug + Send + Sync {
@@ -43,6 +43,8 @@ pub struct Output {
     /// For [`Want::HiddenStates`]: the embeddings as they enter the first layer, then the output of every layer, the
     /// last after the final norm, as Transformers counts them; each `[batch · tokens, hidden]`.
     pub hidden_states: Vec<Activations>,
+    /// For [`Want::HiddenStates`]: which experts each token took, in each layer that has any.
+    pub routes: Vec<Routes>,
 }
 
 /// The sizes of a language model.
@@ -54,7 +56,8 @@ pub struct LmConfig {
     pub vocabulary: usize,
     /// Features of a token between the layers.
     pub hidden: usize,
-    /// Features inside the MLP.
+    /// Features inside the MLP. With experts, as many as take a third of the memory that one token needs in a layer's
+    /// MLP.
     pub intermediate: usize,
     /// The number of layers.
     pub layers: usize,

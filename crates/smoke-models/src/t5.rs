@@ -294,7 +294,7 @@ impl Seq2Seq for T5 {
         if want == Want::HiddenStates {
             hidden_states.push(x);
         }
-        Ok(Output { logits, hidden_states })
+        Ok(Output { logits, hidden_states, routes: Vec::new() })
     }
 }
 

@@ -58,6 +58,11 @@ impl CyclicPredictor {
         self.occurrences.get(index).filter(|(used, _)| *used == unit).map(|(_, place)| *place)
     }
 
+    /// The place of the schedule that the next access is expected at.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
     /// The first place at or after the position, going round, where `unit` is used.
     fn next_place(&self, unit: UnitId) -> Option<usize> {
         self.place_from(unit, self.position).or_else(|| self.place_from(unit, self.cycle_start))

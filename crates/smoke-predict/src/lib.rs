@@ -7,10 +7,11 @@
 //! | predictor | knows | for |
 //! |---|---|---|
 //! | [`CyclicPredictor`] | the order of one pass, which repeats, and what comes once before | dense models: the architecture tells the order |
+//! | [`RoutedPredictor`] | the order of the shared weights; learns how often each expert is used, and listens to hints | mixtures of experts |
 //! | [`MarkovPredictor`] | nothing at first; learns which unit follows which | models whose order nobody told |
 //! | [`OraclePredictor`] | a recording of what will happen | measuring how good the others are |
 //!
-//! [`Scored`] wraps either and counts how often it was right, beside two baselines that cost nothing.
+//! [`Scored`] wraps any of them and counts how often it was right, beside two baselines that cost nothing.
 //!
 //! This crate knows no bytes and no budget: what is worth loading is decided by `smoke-prefetch`, what is evicted by the
 //! policies of `smoke-cache`.
@@ -41,11 +42,13 @@ mod cyclic;
 mod markov;
 mod oracle;
 mod predictor;
+mod routed;
 mod scored;
 
 pub use cyclic::{CyclicPredictor, Schedule};
 pub use markov::MarkovPredictor;
 pub use oracle::OraclePredictor;
 pub use predictor::AccessPredictor;
+pub use routed::{RoutedPredictor, RoutedUnit};
 pub use scored::{Accuracy, Scored};
 pub use smoke_core::{Access, ExpectedUse, Forecast, NextUse, NoForecast, Step, UnitId};

@@ -9,6 +9,7 @@ use smoke_storage::{UnitMap, WeightSource};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::StreamError;
+use crate::gate::Speculation;
 use crate::reader::Reader;
 use crate::retry::Retry;
 use crate::stats::Counters;
@@ -27,6 +28,8 @@ pub struct StreamerBuilder {
     io_threads: usize,
     retry: Retry,
     read_ahead_bytes: Option<u64>,
+    speculation: Speculation,
+    record_trace: bool,
     patience: Duration,
 }
 
@@ -42,6 +45,8 @@ impl StreamerBuilder {
             io_threads: 4,
             retry: Retry::default(),
             read_ahead_bytes: None,
+            speculation: Speculation::default(),
+            record_trace: false,
             patience: Duration::from_secs(30),
         }
     }
@@ -64,10 +69,22 @@ impl StreamerBuilder {
         self
     }
 
+    /// Whether [`Streamer::trace`] records; off by default, since a trace grows without end.
+    pub fn record_trace(mut self, record: bool) -> Self {
+        self.record_trace = record;
+        self
+    }
+
     /// How many bytes may be read ahead of their use; 0 turns reading ahead off. Without a number it follows the limit
     /// of the budget, see [`default_read_ahead_bytes`](crate::planner::default_read_ahead_bytes).
     pub fn read_ahead_bytes(mut self, bytes: u64) -> Self {
         self.read_ahead_bytes = Some(bytes);
+        self
+    }
+
+    /// Which uses that are not certain are read ahead.
+    pub fn speculation(mut self, speculation: Speculation) -> Self {
+        self.speculation = speculation;
         self
     }
 
@@ -113,6 +130,8 @@ impl StreamerBuilder {
             unit_bytes,
             io_threads: self.io_threads,
             read_ahead_bytes: self.read_ahead_bytes,
+            speculation: self.speculation,
+            record_trace: self.record_trace,
             patience: self.patience,
         };
         let reader = Reader {

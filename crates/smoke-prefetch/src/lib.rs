@@ -39,9 +39,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod ahead;
+mod arrivals;
 mod builder;
 mod clock;
 mod error;
+mod gate;
 mod lease;
 mod load;
 mod loader;
@@ -54,14 +57,16 @@ mod room;
 mod stats;
 mod streamer;
 
+pub use arrivals::Arrivals;
 pub use builder::StreamerBuilder;
 pub use clock::{Clock, SystemClock};
 pub use error::StreamError;
+pub use gate::Speculation;
 pub use lease::UnitLease;
 pub use load::{Load, LoadError};
 pub use loader::Loader;
 pub use observed::Observed;
 pub use queue::Priority;
 pub use retry::Retry;
-pub use stats::StreamStats;
+pub use stats::{SpeculationStats, StreamStats};
 pub use streamer::Streamer;

@@ -127,6 +127,15 @@ impl<V> Loader<V> {
         units.extend(self.shared.lock().loads.keys());
     }
 
+    /// Cancels the load of `unit` if nobody holds a handle of it.
+    pub(crate) fn cancel_unwanted(&self, unit: UnitId) {
+        let mut state = self.shared.lock();
+        let is_unwanted = state.loads.get(&unit).is_some_and(|entry| entry.outcome.handles() == 0);
+        let unread = if is_unwanted { state.cancel(unit) } else { None };
+        drop(state);
+        unread.into_iter().for_each(|read| self.shared.give_up(read));
+    }
+
     /// Cancels loads that nobody holds a handle of, the least urgent first, until they amount to `wanted_bytes` by
     /// `bytes_of`, and returns how much they do amount to. Loads that no thread has begun are gone when this returns,
     /// the others stop soon.

@@ -35,6 +35,24 @@ pub struct StreamStats {
     pub demand_loads: u64,
     /// Units loaded ahead.
     pub prefetch_loads: u64,
+    /// Reads of what was likely and not certain to be used.
+    pub speculation: SpeculationStats,
+}
+
+/// What became of reads ahead whose use was not certain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SpeculationStats {
+    /// Loads begun.
+    pub issued: u64,
+    /// Their bytes.
+    pub issued_bytes: u64,
+    /// How many of the units were used when they were expected.
+    pub used: u64,
+    /// How often the gate was closed because stall had not fallen with it open.
+    pub switched_off: u64,
+    /// Whether such reads are made now.
+    pub is_on: bool,
 }
 
 impl StreamStats {
@@ -53,6 +71,10 @@ impl StreamStats {
             (&mut self.retries, start.retries),
             (&mut self.demand_loads, start.demand_loads),
             (&mut self.prefetch_loads, start.prefetch_loads),
+            (&mut self.speculation.issued, start.speculation.issued),
+            (&mut self.speculation.issued_bytes, start.speculation.issued_bytes),
+            (&mut self.speculation.used, start.speculation.used),
+            (&mut self.speculation.switched_off, start.speculation.switched_off),
             (&mut self.cache.accesses, start.cache.accesses),
             (&mut self.cache.hits, start.cache.hits),
             (&mut self.cache.accessed_bytes, start.cache.accessed_bytes),
@@ -83,6 +105,10 @@ pub(crate) struct Counters {
     retries: AtomicU64,
     demand_loads: AtomicU64,
     prefetch_loads: AtomicU64,
+    speculated: AtomicU64,
+    speculated_bytes: AtomicU64,
+    speculated_used: AtomicU64,
+    switched_off: AtomicU64,
     reading: Mutex<Reading>,
 }
 
@@ -130,8 +156,31 @@ impl Counters {
         reading.total + open
     }
 
+    /// `None` before anything was read.
+    pub(crate) fn seconds_per_byte(&self, now: Duration) -> Option<f64> {
+        let bytes = self.bytes_read.load(Ordering::Relaxed);
+        (bytes > 0).then(|| self.reading(now).as_secs_f64() / bytes as f64)
+    }
+
     pub(crate) fn add_retry(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stall(&self) -> Duration {
+        Duration::from_nanos(self.stall_nanos.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn add_speculation(&self, bytes: u64) {
+        self.speculated.fetch_add(1, Ordering::Relaxed);
+        self.speculated_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_speculation_used(&self) {
+        self.speculated_used.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_switched_off(&self) {
+        self.switched_off.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn add_load(&self, purpose: Purpose) {
@@ -148,13 +197,20 @@ impl Counters {
             cache,
             accesses: count(&self.accesses),
             on_time: count(&self.on_time),
-            stall: Duration::from_nanos(count(&self.stall_nanos)),
+            stall: self.stall(),
             reading: self.reading(now),
             bytes_read: count(&self.bytes_read),
             reads: count(&self.reads),
             retries: count(&self.retries),
             demand_loads: count(&self.demand_loads),
             prefetch_loads: count(&self.prefetch_loads),
+            speculation: SpeculationStats {
+                issued: count(&self.speculated),
+                issued_bytes: count(&self.speculated_bytes),
+                used: count(&self.speculated_used),
+                switched_off: count(&self.switched_off),
+                is_on: false,
+            },
         }
     }
 }
@@ -176,13 +232,18 @@ impl<F: Fn()> Drop for OnDrop<F> {
 }
 
 impl Counted<'_> {
-    fn count(&self, bytes: usize, read: impl FnOnce() -> Result<(), SourceError>) -> Result<(), SourceError> {
+    fn count(
+        &self,
+        reads: usize,
+        bytes: usize,
+        read: impl FnOnce() -> Result<(), SourceError>,
+    ) -> Result<(), SourceError> {
         self.counters.begin_reading(self.clock.now());
         // Also when a source of somebody else's panics.
         let _ended = OnDrop(|| self.counters.end_reading(self.clock.now()));
         read()?;
         self.counters.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        self.counters.reads.fetch_add(reads as u64, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -193,7 +254,7 @@ impl WeightSource for Counted<'_> {
     }
 
     fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
-        self.count(buf.len(), || self.source.read_at(extent, buf))
+        self.count(1, buf.len(), || self.source.read_at(extent, buf))
     }
 
     /// Forwarded, so that the source may keep many blocks of a unit in flight.
@@ -203,7 +264,16 @@ impl WeightSource for Counted<'_> {
         buf: &mut [u8],
         should_stop: &dyn Fn() -> bool,
     ) -> Result<(), SourceError> {
-        self.count(buf.len(), || self.source.read_cancellable(extent, buf, should_stop))
+        self.count(1, buf.len(), || self.source.read_cancellable(extent, buf, should_stop))
+    }
+
+    fn read_all_cancellable(
+        &self,
+        reads: &mut [(Extent, &mut [u8])],
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<(), SourceError> {
+        let bytes = reads.iter().map(|(_, buf)| buf.len()).sum();
+        self.count(reads.len(), bytes, || self.source.read_all_cancellable(reads, should_stop))
     }
 
     fn alignment(&self) -> u64 {

@@ -2,25 +2,24 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use smoke_cache::{Cache, EvictionPolicy, Incoming, Lease, ReserveError, Residency, Spare};
-use smoke_core::{Access, Budget, ExpectedUse, Permit, Purpose, Step, UnitId};
+use smoke_cache::{Cache, EvictionPolicy, Incoming, Lease, ReserveError, Spare};
+use smoke_core::{Budget, ExpectedUse, Permit, Purpose, UnitId};
 use smoke_predict::AccessPredictor;
 use smoke_storage::{AlignedBuffer, Extent, UnitMap, WeightSource};
 
+use crate::ahead::Foresight;
+use crate::arrivals::Arrivals;
 use crate::builder::StreamerBuilder;
 use crate::error::StreamError;
+use crate::gate::Speculation;
 use crate::lease::UnitLease;
 use crate::load::{Load, LoadError};
 use crate::loader::Loader;
 use crate::observed::{Observed, Observer};
-use crate::planner::{Snapshot, default_read_ahead_bytes, horizon_steps, next_loads};
 use crate::queue::Priority;
 use crate::reader::{Reader, Staged};
 use crate::room::{Booking, Patience, Room, Waited, WhenStuck};
 use crate::stats::StreamStats;
-
-/// A use less likely than this is not read ahead: at even odds the read costs as much as it saves.
-const LEAST_PROBABILITY: f32 = 0.5;
 
 /// Units of a source that is larger than memory, brought in just before they are used, under one byte budget.
 ///
@@ -44,34 +43,23 @@ pub(crate) struct Setting {
     pub(crate) unit_bytes: Vec<u64>,
     pub(crate) io_threads: usize,
     pub(crate) read_ahead_bytes: Option<u64>,
+    pub(crate) speculation: Speculation,
+    pub(crate) record_trace: bool,
     pub(crate) patience: Duration,
 }
 
-struct Inner {
-    setting: Setting,
-    largest: Option<UnitId>,
-    total_bytes: u64,
-    reader: Arc<Reader>,
-    cache: Cache<AlignedBuffer>,
-    loader: Loader<Lease<AlignedBuffer>>,
-    room: Arc<Room>,
+pub(crate) struct Inner {
+    pub(crate) setting: Setting,
+    pub(crate) largest: Option<UnitId>,
+    pub(crate) total_bytes: u64,
+    pub(crate) reader: Arc<Reader>,
+    pub(crate) cache: Cache<AlignedBuffer>,
+    pub(crate) loader: Loader<Lease<AlignedBuffer>>,
+    pub(crate) room: Arc<Room>,
     /// Held while reserving and submitting too, so that a unit is never reserved without being in flight.
-    foresight: Mutex<Foresight>,
+    pub(crate) foresight: Mutex<Foresight>,
     /// What the counters stood at when the statistics were reset.
     stats_start: Mutex<StreamStats>,
-}
-
-struct Foresight {
-    predictor: Box<dyn AccessPredictor>,
-    step: Step,
-    observer: Option<Observer>,
-    /// Units that were read ahead, or are being, and have not been used since. The cache and the loader are the truth:
-    /// what neither of them has any more is forgotten before each plan, and may be loaded again.
-    ahead: Vec<UnitId>,
-    // Scratch of the planner, so that planning allocates nothing.
-    in_flight: Vec<UnitId>,
-    upcoming: Vec<ExpectedUse>,
-    planned: Vec<ExpectedUse>,
 }
 
 impl Streamer {
@@ -92,15 +80,6 @@ impl Streamer {
         let announcer = Arc::clone(&room);
         let loader = Loader::new(setting.io_threads, move || announcer.load_ended())
             .map_err(|error| StreamError::Threads(Arc::new(error)))?;
-        let foresight = Foresight {
-            predictor,
-            step: Step(0),
-            observer: None,
-            ahead: Vec::new(),
-            in_flight: Vec::new(),
-            upcoming: Vec::new(),
-            planned: Vec::new(),
-        };
         let inner = Inner {
             total_bytes: setting.unit_bytes.iter().sum(),
             setting,
@@ -109,7 +88,7 @@ impl Streamer {
             cache: Cache::new(budget, policy),
             loader,
             room,
-            foresight: Mutex::new(foresight),
+            foresight: Mutex::new(Foresight::new(predictor)),
             stats_start: Mutex::default(),
         };
         let budget = inner.cache.budget();
@@ -126,6 +105,7 @@ impl Streamer {
     pub fn acquire(&self, unit: UnitId) -> Result<UnitLease, StreamError> {
         let inner = &*self.inner;
         inner.check_unit(unit)?;
+        let asked = inner.reader.clock.now();
         let _acquiring = inner.room.enter(WhenStuck::Fail);
         let there = inner.lease_now(unit);
         let on_time = u64::from(there.is_some());
@@ -133,7 +113,7 @@ impl Streamer {
             Some(lease) => lease,
             None => inner.lease_late(unit, None, &mut inner.room.patience())?,
         };
-        inner.observe(&[unit], on_time);
+        inner.observe(&[unit], on_time, asked);
         Ok(lease)
     }
 
@@ -164,11 +144,32 @@ impl Streamer {
         }
     }
 
+    /// Leases `units` one after another as they are there: those in memory first, the others in the order in which they
+    /// arrive. All loads begin now, as far as there is room, so that their reads overlap one another and the use of what
+    /// came first.
+    ///
+    /// For the experts of a layer, which a router has just named. They are used at the step of the latest unit that was
+    /// acquired otherwise, and those that were expected at that step and are not among `units` are no longer read.
+    ///
+    /// # Errors
+    ///
+    /// If a unit does not exist. What cannot be loaded is an error when its turn comes.
+    pub fn acquire_each(&self, units: &[UnitId]) -> Result<Arrivals<'_>, StreamError> {
+        units.iter().try_for_each(|&unit| self.inner.check_unit(unit))?;
+        Ok(Arrivals::begin(&self.inner, units))
+    }
+
     /// Leases `unit` if it is in memory; neither counted nor observed as a use.
     pub fn peek(&self, unit: UnitId) -> Option<UnitLease> {
         let booking = self.inner.room.book();
         let lease = self.inner.cache.peek(unit)?;
         Some(UnitLease::new(lease, Arc::clone(&self.inner.reader), booking))
+    }
+
+    /// Whether a [`hint`](Self::hint) may lead to anything: not where everything is in memory, or nothing uncertain is read.
+    pub fn wants_hints(&self) -> bool {
+        let inner = &*self.inner;
+        inner.setting.speculation != Speculation::Off && inner.cache.residency().bytes() < inner.total_bytes
     }
 
     /// Tells the predictor what somebody outside expects, and reads ahead by what it makes of that.
@@ -248,10 +249,11 @@ impl Streamer {
         self.inner.total_stats().since(&self.inner.stats_start())
     }
 
-    /// Counts from zero again.
+    /// Counts from zero again, and begins a new trace.
     pub fn reset_stats(&self) {
         let now = self.inner.total_stats();
         *self.inner.stats_start() = now;
+        self.inner.foresight().trace.clear();
     }
 
     /// Tells `observer` of every use and every hint from now on, in order, instead of whoever was told before. This is how
@@ -271,6 +273,12 @@ impl Streamer {
         let before = std::mem::replace(&mut self.inner.foresight().observer, observer);
         // Outside the lock, for who knows what it holds.
         drop(before);
+    }
+
+    /// The units acquired since the streamer was built or its statistics were reset, in order; empty unless the builder
+    /// was told to record.
+    pub fn trace(&self) -> Vec<UnitId> {
+        self.inner.foresight().trace.clone()
     }
 
     /// Which parts make which unit.
@@ -300,7 +308,7 @@ impl fmt::Debug for Streamer {
 }
 
 /// What a step has of one of its units so far.
-enum Taken {
+pub(crate) enum Taken {
     Nothing,
     /// A load that ended holds its unit, which others must know before they wait for this thread: it is booked, and the
     /// booking dropped after it.
@@ -309,7 +317,7 @@ enum Taken {
 }
 
 /// Why leases were refused.
-struct Refusal {
+pub(crate) struct Refusal {
     error: StreamError,
     /// Whether there may be room after others, who wait too, got what this call lets go of.
     may_retry: bool,
@@ -328,7 +336,7 @@ impl From<Refusal> for StreamError {
 }
 
 impl Inner {
-    fn foresight(&self) -> MutexGuard<'_, Foresight> {
+    pub(crate) fn foresight(&self) -> MutexGuard<'_, Foresight> {
         self.foresight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -337,10 +345,17 @@ impl Inner {
     }
 
     fn total_stats(&self) -> StreamStats {
-        self.reader.counters.read(self.cache.stats(), self.reader.clock.now())
+        let mut stats = self.reader.counters.read(self.cache.stats(), self.reader.clock.now());
+        let gate_is_open = self.foresight().gate.is_open();
+        stats.speculation.is_on = match self.setting.speculation {
+            Speculation::Off => false,
+            Speculation::Likely => true,
+            Speculation::Gated => gate_is_open,
+        };
+        stats
     }
 
-    fn unit_bytes(&self, unit: UnitId) -> u64 {
+    pub(crate) fn unit_bytes(&self, unit: UnitId) -> u64 {
         self.setting.unit_bytes[unit.index()]
     }
 
@@ -373,16 +388,16 @@ impl Inner {
     }
 
     /// A lease of what is in memory.
-    fn lease_now(&self, unit: UnitId) -> Option<UnitLease> {
+    pub(crate) fn lease_now(&self, unit: UnitId) -> Option<UnitLease> {
         self.cache.lease(unit).map(|lease| self.booked(lease))
     }
 
-    fn booked(&self, lease: Lease<AlignedBuffer>) -> UnitLease {
+    pub(crate) fn booked(&self, lease: Lease<AlignedBuffer>) -> UnitLease {
         UnitLease::new(lease, Arc::clone(&self.reader), self.room.book())
     }
 
     /// A lease of what was not in memory; `load` if it is in flight for this caller already. All of it is stall.
-    fn lease_late(
+    pub(crate) fn lease_late(
         &self,
         unit: UnitId,
         load: Option<Load<Lease<AlignedBuffer>>>,
@@ -432,6 +447,7 @@ impl Inner {
     /// All leases, or the first refusal. What is there is leased before anything is evicted for what is not, and all
     /// loads begin before the first is waited for.
     fn lease_all(&self, units: &[UnitId], patience: &mut Patience) -> Result<Vec<UnitLease>, Refusal> {
+        let asked = self.reader.clock.now();
         let mut taken: Vec<Taken> =
             units.iter().map(|&unit| self.lease_now(unit).map_or(Taken::Nothing, Taken::Lease)).collect();
         let mut on_time = 0;
@@ -448,12 +464,12 @@ impl Inner {
             Taken::Nothing => self.lease_late(unit, None, patience),
         };
         let leases = taken.into_iter().zip(units).map(lease).collect::<Result<Vec<_>, Refusal>>()?;
-        self.observe(units, on_time);
+        self.observe(units, on_time, asked);
         Ok(leases)
     }
 
     /// Joins the load of `unit` or begins one, for somebody who waits.
-    fn demand(&self, unit: UnitId) -> Result<Load<Lease<AlignedBuffer>>, ReserveError> {
+    pub(crate) fn demand(&self, unit: UnitId) -> Result<Load<Lease<AlignedBuffer>>, ReserveError> {
         let foresight = self.foresight();
         match self.loader.join(unit, Priority::Demand) {
             Some(load) => Ok(load),
@@ -462,7 +478,7 @@ impl Inner {
     }
 
     /// Reserves, then submits. The caller holds the lock on the foresight.
-    fn begin(
+    pub(crate) fn begin(
         &self,
         unit: UnitId,
         priority: Priority,
@@ -519,82 +535,6 @@ impl Inner {
         match self.room.wait(seen, patience) {
             Waited::Changed => Ok(()),
             Waited::Stuck { others_wait } => Err(Refusal { error: no_room, may_retry: others_wait }),
-        }
-    }
-
-    /// Takes note of the accesses and reads ahead.
-    fn observe(&self, units: &[UnitId], on_time: u64) {
-        self.reader.counters.add_accesses(units.len() as u64, on_time);
-        let mut foresight = self.foresight();
-        if let Some(observer) = &mut foresight.observer {
-            observer(Observed::Uses(units));
-        }
-        for &unit in units {
-            let step = foresight.step;
-            foresight.predictor.observe(Access { step, unit });
-            foresight.step = step.next();
-            foresight.ahead.retain(|&ahead| ahead != unit);
-        }
-        self.plan(&mut foresight);
-    }
-
-    fn plan(&self, foresight: &mut Foresight) {
-        let Foresight { predictor, step, ahead, in_flight, upcoming, planned, .. } = foresight;
-        if self.room.is_wanted() {
-            // Whoever waits for room would be overtaken.
-            return;
-        }
-        let budget = self.cache.budget();
-        if budget.used_bytes() > budget.limit_bytes() {
-            // The limit was lowered while leases held more.
-            self.cache.evict_to_limit(predictor);
-        }
-        let read_ahead_bytes = self.setting.read_ahead_bytes.unwrap_or_else(|| {
-            default_read_ahead_bytes(budget.limit_bytes(), self.largest.map_or(0, |unit| self.unit_bytes(unit)))
-        });
-        // In this order: a load that ends in between is in the cache then.
-        self.loader.list_in_flight(in_flight);
-        let is_present = |unit: UnitId, residency: &Residency<'_, AlignedBuffer>| {
-            in_flight.contains(&unit) || residency.contains(unit)
-        };
-        let residency = self.cache.residency();
-        if residency.bytes() == self.total_bytes {
-            ahead.clear();
-            return;
-        }
-        ahead.retain(|&unit| is_present(unit, &residency));
-        let resident_bytes = residency.bytes();
-        drop(residency);
-        let ahead_bytes = ahead.iter().map(|&unit| self.unit_bytes(unit)).sum();
-        if ahead_bytes >= read_ahead_bytes {
-            return;
-        }
-        upcoming.clear();
-        let units = self.setting.unit_bytes.len();
-        predictor.upcoming(horizon_steps(read_ahead_bytes, resident_bytes, self.total_bytes, units), upcoming);
-        planned.clear();
-        let residency = self.cache.residency();
-        let snapshot = Snapshot {
-            upcoming,
-            unit_bytes: &self.setting.unit_bytes,
-            ahead_bytes,
-            read_ahead_bytes,
-            least_probability: LEAST_PROBABILITY,
-            is_present: &|unit| is_present(unit, &residency),
-        };
-        next_loads(&snapshot, planned);
-        drop(residency);
-        for expected in &*planned {
-            let priority = Priority::Prefetch { distance: step.0 + expected.distance };
-            match self.begin(expected.unit, priority, &**predictor) {
-                Ok(load) => {
-                    load.detach();
-                    ahead.push(expected.unit);
-                }
-                Err(ReserveError::AlreadyResident { .. } | ReserveError::InFlight { .. }) => {}
-                // What is there is worth more than what would come, or there is no room: no failure.
-                Err(_) => return,
-            }
         }
     }
 }

@@ -2,16 +2,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use smoke_burn::{DeviceKind, Layout, Weights};
-use smoke_cache::policy::{self, Known, PinnedUnits};
+use smoke_cache::policy::{self, Known, Pinned, PinnedUnits};
 use smoke_cache::{Budget, EvictionPolicy};
 use smoke_convert::{Converted, DtypeRule, DtypeRules};
 use smoke_core::{ByteSize, UnitInfo, UnitKind};
 use smoke_models::AutoModel;
 use smoke_models::parts::KvEncoding;
 use smoke_models::text::Tokenizer;
-use smoke_predict::{AccessPredictor, CyclicPredictor};
-use smoke_prefetch::Streamer;
-use smoke_storage::{Checkpoint, DiskProfile, ReaderKind, WeightSource};
+use smoke_predict::{AccessPredictor, CyclicPredictor, RoutedPredictor, RoutedUnit};
+use smoke_prefetch::{Speculation, Streamer};
+use smoke_storage::{Checkpoint, DiskProfile, ReaderKind, UnitMap, WeightSource};
 
 use crate::error::RuntimeError;
 use crate::plan::Sizes;
@@ -30,6 +30,7 @@ pub struct RuntimeBuilder {
     dtypes: Result<DtypeRules, RuntimeError>,
     policy: Result<Policy, RuntimeError>,
     predictor: Option<Box<dyn AccessPredictor>>,
+    speculation: Speculation,
     models: AutoModel,
     kv_encoding: KvEncoding,
 }
@@ -50,6 +51,7 @@ impl RuntimeBuilder {
             dtypes: Ok(DtypeRules::new()),
             policy: Ok(Policy::Named(POLICY_NAMES[0].to_owned())),
             predictor: None,
+            speculation: Speculation::Gated,
             models: AutoModel::default(),
             kv_encoding: KvEncoding::default(),
         }
@@ -118,6 +120,13 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Which experts are read before their router has chosen them, for what the routers of earlier layers say; unless said,
+    /// those whose read is expected to pay.
+    pub fn speculation(mut self, speculation: Speculation) -> Self {
+        self.speculation = speculation;
+        self
+    }
+
     /// The architectures that are known, to add one's own.
     pub fn models(mut self, models: AutoModel) -> Self {
         self.models = models;
@@ -153,6 +162,7 @@ impl RuntimeBuilder {
         let model_bytes = source.index().total_bytes();
         let mut layout = Layout::new(source.index(), source.alignment(), Layout::unit_bytes_for(model_bytes));
         let model = self.models.place(&checkpoint, &mut layout)?;
+        let routed = layout.routed().to_vec();
         let (units, schedule) = layout.finish();
         let kv_encoding = if self.device == DeviceKind::Cpu { self.kv_encoding } else { KvEncoding::F32 };
         let keys_and_values = model.config().kv_shape(kv_encoding);
@@ -160,6 +170,7 @@ impl RuntimeBuilder {
             model: &model,
             units: &units,
             schedule: &schedule,
+            routed: &routed,
             model_bytes,
             device: self.device,
             keys_and_values,
@@ -173,23 +184,37 @@ impl RuntimeBuilder {
         let plan = sizes.plan(budget_bytes, load)?;
         let load = Mutex::new(load);
         let pinned = PinnedUnits::new(plan.pinned);
-        let policy = match policy {
+        let has_experts = !routed.is_empty();
+        let policy: Box<dyn EvictionPolicy> = match policy {
+            // Shared weights are used for every token: no policy has to find that out.
+            Policy::Own(policy) if has_experts => Box::new(Pinned::following(pinned.clone()).otherwise(policy)),
             Policy::Own(policy) => policy,
             Policy::Named(name) => {
-                let info = |unit| UnitInfo { bytes: units.buffer_bytes(unit), layer: None, kind: UnitKind::Shared };
-                let known = Known { units: units.units().map(info).collect(), pinned: pinned.clone() };
-                policy::by_name(&name, &known).expect("the name was looked up when it was given")
+                let known = Known { units: units_known(&units, &routed), pinned: pinned.clone() };
+                let policy = policy::by_name(&name, &known).expect("the name was looked up when it was given");
+                let is_pinned = !has_experts || name == POLICY_NAMES[0];
+                if is_pinned { policy } else { Box::new(Pinned::following(pinned.clone()).otherwise(policy)) }
             }
         };
-        let predictor = self.predictor.unwrap_or_else(|| Box::new(CyclicPredictor::new(schedule.clone())));
+        let predictor = self.predictor.unwrap_or_else(|| match has_experts {
+            true => Box::new(RoutedPredictor::new(schedule.cycle.clone(), &routed)),
+            false => Box::new(CyclicPredictor::new(schedule.clone())),
+        });
         // Past the page cache as many read as the disk was measured with; through it, more hide its copies.
         let is_direct = |kind| matches!(kind, ReaderKind::Uring | ReaderKind::Direct);
-        let io_threads = if checkpoint.reader_kinds().all(is_direct) { DiskProfile::READERS } else { 4 };
+        let io_threads = match checkpoint.reader_kinds().all(is_direct) {
+            // Experts are small and wanted all at once.
+            _ if has_experts => 8,
+            true => DiskProfile::READERS,
+            false => 4,
+        };
         let streamer = Streamer::builder(source, units)
             .io_threads(io_threads)
             .budget(Budget::new(budget_bytes))
             .policy(policy)
             .predictor(predictor)
+            .speculation(self.speculation)
+            .record_trace(has_experts)
             .read_ahead_bytes(plan.streaming_bytes - plan.largest_unit_bytes)
             .build()?;
         let weights = Weights::new(streamer, device);
@@ -199,6 +224,7 @@ impl RuntimeBuilder {
             weights,
             tokenizer,
             schedule,
+            routed,
             pinned,
             model_bytes,
             device,
@@ -218,3 +244,18 @@ fn with_dtypes(checkpoint: Arc<Checkpoint>, dtypes: &DtypeRules) -> Result<Arc<d
 }
 
 const DEFAULT_CONTEXT: usize = 1024;
+
+/// What policies are told of the units: experts belong to the layer of the place that they are used at.
+pub(crate) fn units_known(units: &UnitMap, routed: &[RoutedUnit]) -> Vec<UnitInfo> {
+    let shared = |unit| UnitInfo { bytes: units.buffer_bytes(unit), layer: None, kind: UnitKind::Shared };
+    let mut known: Vec<UnitInfo> = units.units().map(shared).collect();
+    let (mut layer, mut place) = (0, None);
+    for routed in routed {
+        if place.replace(routed.place).is_some_and(|before| before != routed.place) {
+            layer += 1;
+        }
+        let info = &mut known[routed.unit.index()];
+        (info.layer, info.kind) = (Some(layer), UnitKind::Expert);
+    }
+    known
+}

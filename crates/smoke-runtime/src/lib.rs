@@ -25,6 +25,7 @@ pub use smoke_core::ByteSize;
 pub use smoke_models::parts::KvEncoding;
 pub use smoke_models::text::{Message, Sampling};
 pub use smoke_models::{Length, Pooling};
+pub use smoke_prefetch::Speculation;
 pub use statistics::{Achieved, Statistics};
 pub use threads::set_threads;
 

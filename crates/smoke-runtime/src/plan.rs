@@ -6,7 +6,7 @@ use smoke_burn::DeviceKind;
 use smoke_core::{ByteSize, UnitId};
 use smoke_models::parts::KvShape;
 use smoke_models::{Keep, LmConfig, Model, Want};
-use smoke_predict::Schedule;
+use smoke_predict::{RoutedUnit, Schedule};
 use smoke_prefetch::planner::{PinPlan, pin_plan};
 use smoke_storage::UnitMap;
 
@@ -36,8 +36,10 @@ pub struct Plan {
     pub streaming_bytes: u64,
     /// Bytes of the units that stay.
     pub pinned_bytes: u64,
-    /// Bytes that stream through memory for every token.
+    /// Bytes that stream through memory for every token; of experts the share that is expected where all are used alike.
     pub streamed_bytes: u64,
+    /// Bytes of all experts, of which `pass_bytes` has a token's share.
+    pub routed_bytes: u64,
     /// The smallest budget that works for this many tokens.
     pub minimum_bytes: u64,
     pub(crate) pinned: Vec<UnitId>,
@@ -50,7 +52,13 @@ impl Plan {
     }
 
     /// The least that any policy can read per token, decoding without end.
+    ///
+    /// With experts that depends on which are used. Then it is what a policy reads that knows nothing of them, all being
+    /// used alike: there are better ones.
     pub fn least_streamed_bytes(&self) -> u64 {
+        if self.routed_bytes > 0 {
+            return self.streamed_bytes;
+        }
         self.pass_bytes.saturating_sub(self.weight_capacity_bytes())
     }
 }
@@ -95,6 +103,7 @@ pub(crate) struct Sizes<'a> {
     pub(crate) model: &'a Model,
     pub(crate) units: &'a UnitMap,
     pub(crate) schedule: &'a Schedule,
+    pub(crate) routed: &'a [RoutedUnit],
     pub(crate) model_bytes: u64,
     pub(crate) device: DeviceKind,
     pub(crate) keys_and_values: KvShape,
@@ -190,12 +199,21 @@ impl Sizes<'_> {
         }
         let capacity = budget_bytes - working_bytes;
         let streaming_bytes = streaming_bytes(capacity, largest_unit_bytes);
+        let routed_bytes: u64 = self.routed.iter().map(|routed| unit_bytes[routed.unit.index()]).sum();
+        // What a token uses of the experts, where all are used alike.
+        let share = |routed: &RoutedUnit| f64::from(routed.share) * unit_bytes[routed.unit.index()] as f64;
+        let token_bytes = self.routed.iter().map(share).sum::<f64>() as u64;
+        // Experts take what the shared weights leave, and at least the room for streaming.
+        let (shared_capacity, shared_streaming) =
+            if routed_bytes > 0 { (capacity - streaming_bytes, 0) } else { (capacity, streaming_bytes) };
         let PinPlan { pinned, pinned_bytes, streamed_bytes, .. } =
-            pin_plan(&self.schedule.cycle, &unit_bytes, capacity, streaming_bytes);
+            pin_plan(&self.schedule.cycle, &unit_bytes, shared_capacity, shared_streaming);
+        let missing_bytes = (routed_bytes + pinned_bytes).saturating_sub(capacity);
+        let missed_bytes = token_bytes as f64 * missing_bytes as f64 / routed_bytes.max(1) as f64;
         let touched: HashSet<UnitId> = self.schedule.cycle.iter().copied().collect();
         Ok(Plan {
             model_bytes: self.model_bytes,
-            pass_bytes: touched.iter().map(|unit| unit_bytes[unit.index()]).sum(),
+            pass_bytes: touched.iter().map(|unit| unit_bytes[unit.index()]).sum::<u64>() + token_bytes,
             units: unit_bytes.len(),
             largest_unit_bytes,
             budget_bytes,
@@ -204,7 +222,8 @@ impl Sizes<'_> {
             activation_bytes,
             streaming_bytes,
             pinned_bytes,
-            streamed_bytes,
+            streamed_bytes: streamed_bytes + missed_bytes as u64,
+            routed_bytes,
             minimum_bytes,
             pinned,
         })

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use smoke_burn::{DeviceKind, Weights};
 use smoke_cache::bound::min_bound;
 use smoke_cache::policy::PinnedUnits;
-use smoke_core::{Permit, UnitId};
+use smoke_core::{Permit, UnitId, UnitInfo};
 use smoke_models::parts::KvShape;
 use smoke_models::text::{AddSpecial, Message, Sampler, Sampling, StreamDecoder, Tokenizer, TokenizerError};
 use smoke_models::{LmConfig, Model};
-use smoke_predict::Schedule;
+use smoke_predict::{RoutedUnit, Schedule};
 use smoke_prefetch::StreamStats;
 
-use crate::builder::RuntimeBuilder;
+use crate::builder::{RuntimeBuilder, units_known};
 use crate::error::RuntimeError;
 use crate::plan::{Load, Plan, Sizes, prefill_chunk};
 use crate::session::Session;
@@ -35,6 +35,7 @@ pub struct Runtime {
     pub(crate) weights: Weights,
     pub(crate) tokenizer: Result<Tokenizer, TokenizerError>,
     pub(crate) schedule: Schedule,
+    pub(crate) routed: Vec<RoutedUnit>,
     pub(crate) pinned: PinnedUnits,
     pub(crate) model_bytes: u64,
     pub(crate) device: DeviceKind,
@@ -126,6 +127,12 @@ impl Runtime {
         &self.weights
     }
 
+    /// What is loaded as one, unit by unit: its bytes in memory, and of experts the number of the layer among those that
+    /// have experts.
+    pub fn units(&self) -> Vec<UnitInfo> {
+        units_known(self.weights.streamer().units(), &self.routed)
+    }
+
     /// The model's tokenizer.
     ///
     /// # Errors
@@ -153,6 +160,7 @@ impl Runtime {
             model: &self.model,
             units: self.weights.streamer().units(),
             schedule: &self.schedule,
+            routed: &self.routed,
             model_bytes: self.model_bytes,
             device: self.device,
             keys_and_values: self.keys_and_values,
@@ -275,6 +283,7 @@ struct Progress {
     /// Of the streamer, at the first token.
     at_first: StreamStats,
     passes_at_first: usize,
+    accesses_at_first: usize,
 }
 
 impl Generation<'_> {
@@ -296,7 +305,7 @@ impl Generation<'_> {
     /// What was done so far and what it cost.
     pub fn statistics(&self) -> Statistics {
         let streamer = self.runtime.weights.streamer();
-        let StreamStats { cache, accesses, on_time, stall, reading, bytes_read, .. } = streamer.stats();
+        let StreamStats { cache, accesses, on_time, stall, reading, bytes_read, speculation, .. } = streamer.stats();
         let Progress { generated, started, first, last, ref at_first, .. } = self.progress;
         let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
             (Some(from), Some(to)) => to.duration_since(from),
@@ -306,6 +315,11 @@ impl Generation<'_> {
         let decode_bytes_read = if first.is_some() { bytes_read.saturating_sub(at_first.bytes_read) } else { 0 };
         let since_first =
             |now: Duration, at_first| if first.is_some() { now.saturating_sub(at_first) } else { Duration::ZERO };
+        let (min_bytes_read_per_token, min_byte_hit_rate) = if self.runtime.routed.is_empty() {
+            (self.plan.least_streamed_bytes(), self.min_byte_hit_rate())
+        } else {
+            self.min_of_trace(later_passes)
+        };
         Statistics {
             prompt_tokens: self.prompt.len(),
             generated_tokens: generated,
@@ -316,15 +330,28 @@ impl Generation<'_> {
             peak_bytes: streamer.budget().peak_bytes(),
             bytes_read,
             bytes_read_per_token: decode_bytes_read.checked_div(later_passes).unwrap_or(0),
-            min_bytes_read_per_token: self.plan.least_streamed_bytes(),
+            min_bytes_read_per_token,
             byte_hit_rate: cache.byte_hit_rate(),
-            min_byte_hit_rate: self.min_byte_hit_rate(),
+            min_byte_hit_rate,
             on_time_rate: if accesses == 0 { 1.0 } else { on_time as f64 / accesses as f64 },
             stall,
             decode_stall: since_first(stall, at_first.stall),
             decode_reading: since_first(reading, at_first.reading),
             decode_bytes_read,
+            speculation,
         }
+    }
+
+    /// MIN on the accesses of this generation: what it reads for each token after the first, and its byte hit rate.
+    fn min_of_trace(&self, later_passes: u64) -> (u64, f64) {
+        let streamer = self.runtime.weights.streamer();
+        let unit_bytes: Vec<u64> = streamer.units().units().map(|unit| streamer.units().buffer_bytes(unit)).collect();
+        let trace = streamer.trace();
+        let min = |trace: &[UnitId]| min_bound(trace.chunks(1), &unit_bytes, self.plan.weight_capacity_bytes());
+        let until_first = &trace[..self.progress.accesses_at_first.min(trace.len())];
+        let (all, first) = (min(&trace), min(until_first));
+        let later_bytes = all.missed_bytes().saturating_sub(first.missed_bytes());
+        (later_bytes.checked_div(later_passes).unwrap_or(0), all.byte_hit_rate())
     }
 
     /// MIN on the same accesses, with all the memory that weights may have had.
@@ -417,6 +444,7 @@ impl Generation<'_> {
             self.progress.first = self.progress.last;
             self.progress.at_first = self.runtime.weights.streamer().stats();
             self.progress.passes_at_first = self.progress.passes;
+            self.progress.accesses_at_first = self.runtime.weights.streamer().trace().len();
         }
         let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).transpose()?.unwrap_or_default();
         Ok(Some(Token { id, text }))

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use smoke_prefetch::SpeculationStats;
+
 use crate::probe::Limit;
 
 /// What a generation did and what it cost.
@@ -40,6 +42,8 @@ pub struct Statistics {
     pub decode_reading: Duration,
     /// Bytes read after the first token.
     pub decode_bytes_read: u64,
+    /// What became of reads whose use was not certain.
+    pub speculation: SpeculationStats,
 }
 
 /// How near decoding came to what the disk and the processor, as fast as they were meanwhile, allow.

@@ -188,6 +188,15 @@ impl Checkpoint {
     }
 }
 
+impl Checkpoint {
+    fn source_error(&self, file: u32, error: ReadError) -> SourceError {
+        match error {
+            ReadError::Io(error) => SourceError::of_io(error, &self.index.files()[file as usize].path),
+            ReadError::Cancelled => SourceError::cancelled(),
+        }
+    }
+}
+
 impl WeightSource for Checkpoint {
     fn index(&self) -> &TensorIndex {
         &self.index
@@ -205,12 +214,27 @@ impl WeightSource for Checkpoint {
     ) -> Result<(), SourceError> {
         let file = self.index.files().get(extent.file as usize);
         check_range(extent, file, buf.len())?;
-        let path = &self.index.files()[extent.file as usize].path;
         let read = self.readers[extent.file as usize].read_at(extent.offset, buf, should_stop);
-        read.map_err(|error| match error {
-            ReadError::Io(error) => SourceError::of_io(error, path),
-            ReadError::Cancelled => SourceError::cancelled(),
-        })
+        read.map_err(|error| self.source_error(extent.file, error))
+    }
+
+    fn read_all_cancellable(
+        &self,
+        reads: &mut [(Extent, &mut [u8])],
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<(), SourceError> {
+        for (extent, buf) in &*reads {
+            check_range(*extent, self.index.files().get(extent.file as usize), buf.len())?;
+        }
+        if let Some(&(Extent { file, .. }, _)) = reads.first()
+            && reads.iter().all(|(extent, _)| extent.file == file)
+        {
+            let mut of_file: Vec<_> = reads.iter_mut().map(|(extent, buf)| (extent.offset, &mut **buf)).collect();
+            if let Some(read) = self.readers[file as usize].read_all_at_once(&mut of_file, should_stop) {
+                return read.map_err(|error| self.source_error(file, error));
+            }
+        }
+        reads.iter_mut().try_for_each(|(extent, buf)| self.read_cancellable(*extent, buf, should_stop))
     }
 
     fn alignment(&self) -> u64 {

@@ -65,6 +65,20 @@ pub trait WeightSource: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Like [`read_cancellable`](Self::read_cancellable) for several ranges, each with its own buffer.
+    ///
+    /// As it stands they are read one after another. A source that can read them at once should.
+    ///
+    /// # Errors
+    /// As `read_cancellable`; then all of the buffers hold anything.
+    fn read_all_cancellable(
+        &self,
+        reads: &mut [(Extent, &mut [u8])],
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<(), SourceError> {
+        reads.iter_mut().try_for_each(|(extent, buf)| self.read_cancellable(*extent, buf, should_stop))
+    }
+
     /// Reads whose offset, length and buffer address are multiples of this many bytes are the fastest. Any other read
     /// works, too.
     fn alignment(&self) -> u64 {
@@ -91,6 +105,13 @@ macro_rules! forward {
                 should_stop: &dyn Fn() -> bool,
             ) -> Result<(), SourceError> {
                 (**self).read_cancellable(extent, buf, should_stop)
+            }
+            fn read_all_cancellable(
+                &self,
+                reads: &mut [(Extent, &mut [u8])],
+                should_stop: &dyn Fn() -> bool,
+            ) -> Result<(), SourceError> {
+                (**self).read_all_cancellable(reads, should_stop)
             }
             fn alignment(&self) -> u64 {
                 (**self).alignment()

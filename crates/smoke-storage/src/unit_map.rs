@@ -61,9 +61,10 @@ impl UnitMapBuilder {
         Self { alignment: alignment.max(1), units: Vec::new() }
     }
 
-    /// Begins the next unit.
-    pub fn begin_unit(&mut self) {
+    /// Begins the next unit, and says which it is.
+    pub fn begin_unit(&mut self) -> UnitId {
         self.units.push(Vec::new());
+        UnitId(self.units.len() as u32 - 1)
     }
 
     /// Adds a part to the unit that was begun last, or to the first one.
@@ -217,10 +218,17 @@ impl UnitMap {
     ) -> Result<(), SourceError> {
         let Unit { runs, buffer_len, .. } = &self.units[unit.index()];
         buffer.resize(*buffer_len as usize);
-        for run in runs {
-            let start = run.buffer_offset as usize;
-            source.read_cancellable(run.extent, &mut buffer[start..][..run.extent.len as usize], should_stop)?;
+        if let [run] = runs.as_slice() {
+            // Without a list, which would be an allocation.
+            return source.read_cancellable(run.extent, &mut buffer[..run.extent.len as usize], should_stop);
         }
-        Ok(())
+        let (mut reads, mut rest, mut at) = (Vec::with_capacity(runs.len()), &mut buffer[..], 0);
+        for run in runs {
+            let (_, from_here) = rest.split_at_mut(run.buffer_offset as usize - at);
+            let (here, behind) = from_here.split_at_mut(run.extent.len as usize);
+            reads.push((run.extent, here));
+            (rest, at) = (behind, run.buffer_offset as usize + run.extent.len as usize);
+        }
+        source.read_all_cancellable(&mut reads, should_stop)
     }
 }

@@ -3,7 +3,6 @@
 //! For every limit the engines run one after another, Smoke before and after the other, each in a control group of its
 //! own and with the model out of the page cache.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,10 +11,10 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use smoke_replay::chart::{Chart, Scale, Series, Style};
 
-use super::cgroup::MemoryGroup;
+use super::cold::{forget, run_cold};
 use super::llama_cpp::LlamaCpp;
 use super::random_model::{self, RandomModel};
-use super::smoke::{Smoke, json_of, number, spread};
+use super::smoke::{Smoke, number, spread};
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -130,7 +129,7 @@ impl Session<'_> {
         let memory = limit.saturating_sub(self.arguments.overhead * 1_000_000).to_string();
         let options =
             ["--memory", &memory, "--prompt-ids", &ids, "--max-tokens", &tokens, "--ignore-eos", "--threads", &threads];
-        self.forget()?;
+        forget(self.model)?;
         // What the whole limit would allow is the bound; what the budget allows is what was planned.
         let plan = |memory: &str| {
             self.smoke.json("plan", self.model, &["--memory", memory, "--context", &context, "--threads", &threads])
@@ -161,22 +160,10 @@ impl Session<'_> {
         engine: Engine,
         mut command: Command,
     ) -> Result<Value> {
-        self.forget()?;
-        if self.arguments.no_limit || limit_bytes == 0 {
-            return json_of(&mut command);
-        }
-        let group = MemoryGroup::new(limit_bytes)?;
-        group.contain(&mut command);
-        let value = json_of(&mut command)?;
-        peaks.extend(group.peak_bytes().map(|peak| (engine, peak)));
+        let limit_bytes = if self.arguments.no_limit { 0 } else { limit_bytes };
+        let (value, peak) = run_cold(self.model, limit_bytes, &mut command)?;
+        peaks.extend(peak.map(|peak| (engine, peak)));
         Ok(value)
-    }
-
-    /// Asks the system to drop the model from its page cache.
-    fn forget(&self) -> Result<()> {
-        let file = File::open(self.model).with_context(|| format!("cannot open {}", self.model.display()))?;
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-        Ok(())
     }
 
     fn print_table(&self, cases: &[Case]) -> Result<()> {
@@ -222,7 +209,7 @@ impl Session<'_> {
     }
 }
 
-fn limit_name(bytes: u64) -> String {
+pub(super) fn limit_name(bytes: u64) -> String {
     if bytes == 0 { "none (fits)".to_owned() } else { format!("{}M", bytes / 1_000_000) }
 }
 

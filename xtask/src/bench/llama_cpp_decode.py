@@ -11,6 +11,7 @@ parser.add_argument("model")
 parser.add_argument("--prompt-ids", required=True)
 parser.add_argument("--max-tokens", type=int, required=True)
 parser.add_argument("--threads", type=int, required=True)
+parser.add_argument("--forced-ids", help="tokens to go on with, whatever is likeliest")
 options = parser.parse_args()
 prompt = [int(token) for token in options.prompt_ids.split(",")]
 
@@ -38,10 +39,12 @@ def step(tokens):
 
 
 start = time.perf_counter()
+forced = [int(token) for token in options.forced_ids.split(",")] if options.forced_ids else []
 tokens = [step(prompt)]
 first = time.perf_counter()
 while len(tokens) < options.max_tokens:
-    tokens.append(step(tokens[-1:]))
+    before = len(tokens) - 1
+    tokens.append(step(forced[before:before + 1] or tokens[-1:]))
 end = time.perf_counter()
 print(json.dumps({
     "tokens": tokens,

@@ -4,8 +4,10 @@
 //! enters a document without the command that made it.
 
 mod cgroup;
+mod cold;
 mod decode;
 mod llama_cpp;
+mod moe;
 mod parts;
 mod policies;
 mod random_model;
@@ -30,6 +32,8 @@ enum What {
     Policies(policies::Policies),
     /// Decode under memory limits of the operating system, beside llama.cpp, with the physical bound.
     Decode(decode::Decode),
+    /// Decode a mixture of experts under memory limits, policies and speculation beside llama.cpp, with MIN's bytes.
+    Moe(moe::Moe),
     /// Make a model with random weights, of any size, for measurements only.
     Model(random_model::RandomModel),
     /// The products' share of the memory's rate, and their speed for many tokens.
@@ -46,6 +50,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<()> {
         None => policies::bench(&arguments.policies),
         Some(What::Policies(arguments)) => policies::bench(arguments),
         Some(What::Decode(arguments)) => decode::bench(arguments),
+        Some(What::Moe(arguments)) => moe::bench(arguments),
         Some(What::Model(arguments)) => random_model::make(arguments).map(|path| println!("{}", path.display())),
         Some(What::Kernels(part)) => part.run("smoke-quant", "kernel_speed"),
         Some(What::Cache(part)) => part.run("smoke-cache", "lease_speed"),

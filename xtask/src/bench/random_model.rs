@@ -1,7 +1,8 @@
-//! A LLaMA with random weights: the shape and the bytes of a real model, for measurements only.
+//! A LLaMA, or a Qwen3-MoE, with random weights: the shape and the bytes of a real model, for measurements only.
 //!
 //! Deterministic: every weight is a whole number of 4096ths between -128 and 127 that follows from its tensor's name
-//! and its place, so that the encodings that can hold it (`q8_0`, `f16`, `bf16`, `f32`) hold the same model.
+//! and its place (of 64ths in routers, and in the embeddings of models with experts, so that each token has experts of
+//! its own: layers add to a hidden state what tokens of one context have in common), so that the encodings that can hold it (`q8_0`, `f16`, `bf16`, `f32`) hold the same model.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -39,6 +40,12 @@ pub(crate) struct RandomModel {
     /// Tokens in the vocabulary, at least 259.
     #[arg(long, default_value_t = 32_000)]
     pub(crate) vocabulary: u64,
+    /// Experts of a layer; with any, the model is a Qwen3-MoE and `--intermediate` is the size of an expert.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) experts: u64,
+    /// Experts of a token.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) experts_used: u64,
     /// Write safetensors instead of GGUF.
     #[arg(long)]
     pub(crate) safetensors: bool,
@@ -64,10 +71,23 @@ struct Tensor {
     /// As Transformers calls it.
     hf: String,
     shape: Vec<u64>,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Matrix,
+    Norm,
+    Router,
+    /// A matrix for each expert.
+    Experts,
 }
 
 const ONE_F32: [u8; 4] = 1.0_f32.to_le_bytes();
 const ALIGNMENT: u64 = 4096;
+const EMBEDDING: &str = "token_embd.weight";
+/// What a code stands for.
+const UNIT: f32 = 1.0 / 4096.0;
 
 /// Writes the model unless it is there, and says where it is. A file that was cut short is not taken for a model: the
 /// last step is a rename.
@@ -105,42 +125,90 @@ impl RandomModel {
         self.tensors().iter().map(|tensor| self.tensor_bytes(tensor)).sum()
     }
 
+    /// A Qwen3-MoE of 4 GB in Q8_0.
+    pub(crate) fn mixture_of_experts() -> Self {
+        Self {
+            out: None,
+            encoding: Encoding::Q8_0,
+            layers: 24,
+            hidden: 1024,
+            intermediate: 768,
+            heads: 16,
+            kv_heads: 4,
+            vocabulary: 32_000,
+            experts: 64,
+            experts_used: 4,
+            safetensors: false,
+        }
+    }
+
     fn name(&self) -> String {
         let encoding = format!("{:?}", self.encoding).to_lowercase();
         let suffix = if self.safetensors { "" } else { ".gguf" };
-        format!("random-{}x{}-{encoding}{suffix}", self.layers, self.hidden)
+        let experts = if self.experts > 0 { format!("x{}", self.experts) } else { String::new() };
+        format!("random-{}x{}{experts}-{encoding}{suffix}", self.layers, self.hidden)
     }
 
     fn tensors(&self) -> Vec<Tensor> {
-        let tensor = |gguf: String, hf: String, shape: &[u64]| Tensor { gguf, hf, shape: shape.to_vec() };
+        let tensor = |gguf: String, hf: String, shape: &[u64]| {
+            let kind = if shape.len() == 1 { Kind::Norm } else { Kind::Matrix };
+            Tensor { gguf, hf, shape: shape.to_vec(), kind }
+        };
         let (hidden, inner) = (self.hidden, self.intermediate);
         let keys = hidden / self.heads * self.kv_heads;
         let table = [self.vocabulary, hidden];
-        let mut tensors = vec![tensor("token_embd.weight".into(), "model.embed_tokens.weight".into(), &table)];
+        let mut tensors = vec![tensor(EMBEDDING.into(), "model.embed_tokens.weight".into(), &table)];
         for layer in 0..self.layers {
-            let parts: [(&str, &str, &[u64]); 9] = [
+            let parts: [(&str, &str, &[u64]); 6] = [
                 ("attn_norm", "input_layernorm", &[hidden]),
                 ("attn_q", "self_attn.q_proj", &[hidden, hidden]),
                 ("attn_k", "self_attn.k_proj", &[keys, hidden]),
                 ("attn_v", "self_attn.v_proj", &[keys, hidden]),
                 ("attn_output", "self_attn.o_proj", &[hidden, hidden]),
                 ("ffn_norm", "post_attention_layernorm", &[hidden]),
-                ("ffn_gate", "mlp.gate_proj", &[inner, hidden]),
-                ("ffn_up", "mlp.up_proj", &[inner, hidden]),
-                ("ffn_down", "mlp.down_proj", &[hidden, inner]),
             ];
-            tensors.extend(parts.map(|(gguf, hf, shape)| {
+            let head = hidden / self.heads;
+            let head_norms: [(&str, &str, &[u64]); 2] =
+                [("attn_q_norm", "self_attn.q_norm", &[head]), ("attn_k_norm", "self_attn.k_norm", &[head])];
+            let matrices: [(&str, [u64; 2]); 3] =
+                [("gate", [inner, hidden]), ("up", [inner, hidden]), ("down", [hidden, inner])];
+            let of_layer = |gguf: &str, hf: &str, shape: &[u64]| {
                 tensor(format!("blk.{layer}.{gguf}.weight"), format!("model.layers.{layer}.{hf}.weight"), shape)
-            }));
+            };
+            tensors.extend(parts.map(|(gguf, hf, shape)| of_layer(gguf, hf, shape)));
+            if self.experts == 0 {
+                tensors.extend(
+                    matrices.map(|(part, shape)| of_layer(&format!("ffn_{part}"), &format!("mlp.{part}_proj"), &shape)),
+                );
+                continue;
+            }
+            tensors.extend(head_norms.map(|(gguf, hf, shape)| of_layer(gguf, hf, shape)));
+            let router = of_layer("ffn_gate_inp", "mlp.gate", &[self.experts, hidden]);
+            tensors.push(Tensor { kind: Kind::Router, ..router });
+            if self.safetensors {
+                // Expert after expert. The name that weights follow from is that of its part of the GGUF tensor.
+                for expert in 0..self.experts {
+                    tensors.extend(matrices.map(|(part, shape)| Tensor {
+                        gguf: format!("blk.{layer}.ffn_{part}_exps.weight.{expert}"),
+                        ..of_layer("", &format!("mlp.experts.{expert}.{part}_proj"), &shape)
+                    }));
+                }
+            } else {
+                tensors.extend(matrices.map(|(part, [rows, columns])| Tensor {
+                    kind: Kind::Experts,
+                    ..of_layer(&format!("ffn_{part}_exps"), "", &[self.experts, rows, columns])
+                }));
+            }
         }
         tensors.push(tensor("output_norm.weight".into(), "model.norm.weight".into(), &[hidden]));
         tensors.push(tensor("output.weight".into(), "lm_head.weight".into(), &table));
         tensors
     }
 
-    /// Norms are always `f32`: GGUF files have them so.
+    /// Norms and routers are always `f32`: GGUF files have them so.
     fn encoding_of(&self, tensor: &Tensor) -> Encoding {
-        if tensor.shape.len() == 1 && !self.safetensors { Encoding::F32 } else { self.encoding }
+        let is_small = matches!(tensor.kind, Kind::Norm | Kind::Router);
+        if is_small && !self.safetensors { Encoding::F32 } else { self.encoding }
     }
 
     fn tensor_bytes(&self, tensor: &Tensor) -> u64 {
@@ -148,9 +216,10 @@ impl RandomModel {
     }
 
     fn config_json(&self) -> Value {
-        json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+        let is_moe = self.experts > 0;
+        let mut config = json!({
+            "architectures": [if is_moe { "Qwen3MoeForCausalLM" } else { "LlamaForCausalLM" }],
+            "model_type": if is_moe { "qwen3_moe" } else { "llama" },
             "hidden_size": self.hidden,
             "intermediate_size": self.intermediate,
             "num_hidden_layers": self.layers,
@@ -160,12 +229,23 @@ impl RandomModel {
             "max_position_embeddings": 2048,
             "hidden_act": "silu",
             "rms_norm_eps": 1e-5,
-            "rope_theta": 10_000.0,
+            "rope_theta": self.rope_theta(),
             "tie_word_embeddings": false,
             "bos_token_id": 1,
             "eos_token_id": 2,
             "torch_dtype": match self.encoding { Encoding::F32 => "float32", Encoding::F16 => "float16", _ => "bfloat16" },
-        })
+        });
+        if let (true, Value::Object(config)) = (is_moe, &mut config) {
+            config.insert("num_experts".to_owned(), self.experts.into());
+            config.insert("num_experts_per_tok".to_owned(), self.experts_used.into());
+            config.insert("moe_intermediate_size".to_owned(), self.intermediate.into());
+            config.insert("norm_topk_prob".to_owned(), true.into());
+        }
+        config
+    }
+
+    fn rope_theta(&self) -> f32 {
+        if self.experts > 0 { 1e6 } else { 1e4 }
     }
 
     fn write_safetensors(&self, path: &Path) -> Result<()> {
@@ -207,7 +287,9 @@ impl RandomModel {
             text(&mut out, bytes.as_bytes());
             out
         };
-        value("general.architecture", texts, &counted("llama"));
+        let architecture = if self.experts > 0 { "qwen3moe" } else { "llama" };
+        let head = self.hidden / self.heads;
+        value("general.architecture", texts, &counted(architecture));
         value("general.alignment", u32s, &(ALIGNMENT as u32).to_le_bytes());
         let sizes = [
             ("block_count", self.layers),
@@ -216,13 +298,22 @@ impl RandomModel {
             ("feed_forward_length", self.intermediate),
             ("attention.head_count", self.heads),
             ("attention.head_count_kv", self.kv_heads),
-            ("rope.dimension_count", self.hidden / self.heads),
+            ("rope.dimension_count", head),
             ("vocab_size", self.vocabulary),
         ];
-        for (key, number) in sizes {
-            value(&format!("llama.{key}"), u32s, &(number as u32).to_le_bytes());
+        let of_experts = [
+            ("attention.key_length", head),
+            ("attention.value_length", head),
+            ("expert_count", self.experts),
+            ("expert_used_count", self.experts_used),
+            ("expert_feed_forward_length", self.intermediate),
+        ];
+        let of_experts = of_experts.into_iter().filter(|_| self.experts > 0);
+        for (key, number) in sizes.into_iter().chain(of_experts) {
+            value(&format!("{architecture}.{key}"), u32s, &(number as u32).to_le_bytes());
         }
-        value("llama.attention.layer_norm_rms_epsilon", f32s, &1e-5_f32.to_le_bytes());
+        value(&format!("{architecture}.attention.layer_norm_rms_epsilon"), f32s, &1e-5_f32.to_le_bytes());
+        value(&format!("{architecture}.rope.freq_base"), f32s, &self.rope_theta().to_le_bytes());
         value("tokenizer.ggml.model", texts, &counted("llama"));
         let array = |kind: u32, elements: Vec<Vec<u8>>| {
             [&kind.to_le_bytes()[..], &(elements.len() as u64).to_le_bytes(), &elements.concat()].concat()
@@ -281,7 +372,7 @@ impl RandomModel {
     fn write_tensor(&self, tensor: &Tensor, out: &mut impl Write) -> Result<u64> {
         let elements: u64 = tensor.shape.iter().product();
         let encoding = self.encoding_of(tensor);
-        if tensor.shape.len() == 1 {
+        if tensor.kind == Kind::Norm {
             let one: &[u8] = match encoding {
                 Encoding::F16 => &[0, 0x3C],
                 Encoding::Bf16 => &[0x80, 0x3F],
@@ -289,12 +380,20 @@ impl RandomModel {
             };
             out.write_all(&one.repeat(elements as usize))?;
         } else {
-            let mut codes = Codes::of(&tensor.gguf);
+            let experts = if tensor.kind == Kind::Experts { self.experts } else { 1 };
+            let is_coarse = tensor.kind == Kind::Router || self.experts > 0 && tensor.gguf == EMBEDDING;
+            let unit = if is_coarse { 1.0 / 64.0 } else { UNIT };
             let mut block = Vec::with_capacity(128);
-            for _ in 0..elements / 32 {
-                block.clear();
-                encoding.encode(&codes.next_block(), &mut block);
-                out.write_all(&block)?;
+            for expert in 0..experts {
+                let mut codes = match tensor.kind {
+                    Kind::Experts => Codes::of(&format!("{}.{expert}", tensor.gguf)),
+                    _ => Codes::of(&tensor.gguf),
+                };
+                for _ in 0..elements / experts / 32 {
+                    block.clear();
+                    encoding.encode(&codes.next_block(), unit, &mut block);
+                    out.write_all(&block)?;
+                }
             }
         }
         Ok(self.tensor_bytes(tensor))
@@ -321,9 +420,9 @@ impl Encoding {
         }
     }
 
-    /// Appends 32 weights of `code / 4096`; 4 bits keep the upper half of the code.
-    fn encode(self, codes: &[i8; 32], out: &mut Vec<u8>) {
-        let value = |code: i8| f32::from(code) / 4096.0;
+    /// Appends 32 weights of `code · unit`, which is a power of two; 4 bits keep the upper half of the code.
+    fn encode(self, codes: &[i8; 32], unit: f32, out: &mut Vec<u8>) {
+        let value = |code: i8| f32::from(code) * unit;
         match self {
             Self::F32 => codes.iter().for_each(|&code| out.extend(value(code).to_le_bytes())),
             // Eight bits are exact in both half floats: the upper half of a float, or a shift of exponent and mantissa.
@@ -332,11 +431,11 @@ impl Encoding {
             }
             Self::F16 => codes.iter().for_each(|&code| out.extend(half(value(code)).to_le_bytes())),
             Self::Q8_0 => {
-                out.extend(half(1.0 / 4096.0).to_le_bytes());
+                out.extend(half(unit).to_le_bytes());
                 out.extend(codes.map(|code| code as u8));
             }
             Self::Q4_0 => {
-                out.extend(half(16.0 / 4096.0).to_le_bytes());
+                out.extend(half(16.0 * unit).to_le_bytes());
                 let nibble = |code: i8| ((code >> 4) + 8) as u8;
                 out.extend((0..16).map(|i| nibble(codes[i]) | nibble(codes[i + 16]) << 4));
             }
@@ -408,7 +507,7 @@ mod tests {
         let mut codes = [0_i8; 32];
         (codes[0], codes[16], codes[1]) = (127, -128, -1);
         let mut block = Vec::new();
-        Encoding::Q4_0.encode(&codes, &mut block);
+        Encoding::Q4_0.encode(&codes, UNIT, &mut block);
         assert_eq!((block[2], block[3], block.len()), (0x0F, 0x87, 18));
     }
 }

@@ -17,7 +17,7 @@ pub(crate) fn embed(arguments: &EmbedArguments) -> Result {
     if let Some(threads) = arguments.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
-    let runtime = open(&arguments.model, &arguments.memory, "pinned")?;
+    let runtime = open(&arguments.model, &arguments.memory, |builder| builder)?;
     let embedder = runtime.embedder(EmbedOptions {
         too_long: if arguments.truncate { TooLong::Cut } else { TooLong::Refuse },
         length: arguments.normalize.then_some(Length::One),

@@ -10,7 +10,7 @@ pub(crate) mod trace;
 
 use std::error::Error;
 
-use smoke_runtime::{Runtime, RuntimeError};
+use smoke_runtime::{Runtime, RuntimeBuilder, RuntimeError};
 
 pub(crate) use convert::convert;
 pub(crate) use embed::embed;
@@ -25,10 +25,14 @@ use crate::report::spinner;
 /// What a subcommand returns.
 pub(crate) type Result = std::result::Result<(), Box<dyn Error>>;
 
-/// Opens the model under a budget.
-fn open(model: &ModelArguments, memory: &MemoryArguments, policy: &str) -> std::result::Result<Runtime, RuntimeError> {
+/// Opens the model under a budget; `choose` sets what else is to be set.
+fn open(
+    model: &ModelArguments,
+    memory: &MemoryArguments,
+    choose: impl FnOnce(RuntimeBuilder) -> RuntimeBuilder,
+) -> std::result::Result<Runtime, RuntimeError> {
     let opening = spinner(format!("opening {}", model.model.display()));
-    let builder = Runtime::builder(&model.model).device(model.device).policy_name(policy);
+    let builder = choose(Runtime::builder(&model.model).device(model.device));
     let builder = builder.memory_bytes(memory.memory.bytes()).kv_encoding(memory.kv_cache);
     let runtime = builder.dtypes(memory.dtype.iter().cloned().collect()).open();
     opening.finish_and_clear();

@@ -17,7 +17,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
     if let Some(threads) = arguments.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
-    let runtime = open(&arguments.model, &arguments.memory, "pinned")?;
+    let runtime = open(&arguments.model, &arguments.memory, |builder| builder)?;
     let plan = runtime.plan(arguments.context.get())?;
     let measuring = spinner("measuring disk and kernels");
     let checkpoint = Checkpoint::open(&arguments.model.model)?;
@@ -44,6 +44,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
             "activation_bytes": plan.activation_bytes,
             "pinned_bytes": plan.pinned_bytes,
             "streaming_bytes": plan.streaming_bytes,
+            "pass_bytes": plan.pass_bytes,
             "streamed_bytes_per_token": plan.streamed_bytes,
             "units": plan.units,
             "largest_unit_bytes": plan.largest_unit_bytes,

@@ -17,7 +17,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
     if let Some(threads) = arguments.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
-    let runtime = open(&arguments.model, &arguments.memory, &arguments.policy)?;
+    let runtime = open(&arguments.model, &arguments.memory, |builder| {
+        builder.policy_name(&arguments.policy).speculation(arguments.speculation)
+    })?;
     let mut generation = runtime.generate(prompt(arguments)?, options(arguments))?;
     let waiting = Loading::start(&runtime, generation.plan());
     let (mut ids, mut text) = (Vec::new(), String::new());
@@ -125,6 +127,11 @@ fn run_json(ids: &[u32], text: &str, statistics: &Statistics) -> serde_json::Val
         "decode_reading_seconds": statistics.decode_reading.as_secs_f64(),
         "share_of_bound": statistics.achieved().map(|achieved| achieved.share),
         "disk_bytes_per_second": statistics.achieved().and_then(|achieved| achieved.disk_bytes_per_second),
+        "speculative_reads": statistics.speculation.issued,
+        "speculative_bytes": statistics.speculation.issued_bytes,
+        "speculative_reads_used": statistics.speculation.used,
+        "speculation_switched_off": statistics.speculation.switched_off,
+        "speculation_is_on": statistics.speculation.is_on,
     })
 }
 

@@ -3,7 +3,7 @@ use std::fmt::Debug;
 use smoke_burn::layers::Linear;
 use smoke_burn::{Activations, Weights};
 
-use super::Activation;
+use super::{Activation, Routes};
 use crate::error::ModelError;
 
 /// The part of a layer that looks at each token by itself.
@@ -13,6 +13,20 @@ pub trait FeedForward: Debug + Send + Sync {
     /// # Errors
     /// [`ModelError`] if weights cannot be loaded.
     fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, ModelError>;
+
+    /// The same, and appends to `routes` which experts the tokens took, where there are experts.
+    ///
+    /// # Errors
+    /// [`ModelError`] if weights cannot be loaded.
+    fn forward_routed(
+        &self,
+        weights: &Weights,
+        x: &Activations,
+        routes: &mut Vec<Routes>,
+    ) -> Result<Activations, ModelError> {
+        let _ = routes;
+        self.forward(weights, x)
+    }
 }
 
 /// Two linear layers with a non-linearity between them.

@@ -23,7 +23,10 @@ impl DecoderLayer for PreNormLayer {
         let normed = self.attention_norm.forward(pass.weights, x)?;
         x.add(self.attention.forward(pass, &normed)?);
         let normed = self.mlp_norm.forward(pass.weights, x)?;
-        x.add(self.mlp.forward(pass.weights, &normed)?);
+        x.add(match &mut pass.routes {
+            Some(routes) => self.mlp.forward_routed(pass.weights, &normed, routes)?,
+            None => self.mlp.forward(pass.weights, &normed)?,
+        });
         Ok(())
     }
 }

@@ -4,11 +4,18 @@
 use proptest::prelude::*;
 use smoke_predict::{
     Access, AccessPredictor, CyclicPredictor, Forecast, MarkovPredictor, NextUse, NoForecast, OraclePredictor,
-    Schedule, Scored, Step, UnitId, conformance,
+    RoutedPredictor, RoutedUnit, Schedule, Scored, Step, UnitId, conformance,
 };
 
 fn units(numbers: impl IntoIterator<Item = u32>) -> Vec<UnitId> {
     numbers.into_iter().map(UnitId).collect()
+}
+
+/// Shared units 0 and 1, each followed by two experts.
+fn routed() -> RoutedPredictor {
+    let experts = [(2, 0), (3, 0), (4, 1), (5, 1)];
+    let experts = experts.map(|(unit, place)| RoutedUnit { unit: UnitId(unit), place, share: 0.5 });
+    RoutedPredictor::new(units([0, 1]), &experts)
 }
 
 #[test]
@@ -20,6 +27,7 @@ fn our_predictors_conform() {
     conformance::all(|| CyclicPredictor::new(Schedule { prologue: units(0..5), cycle: Vec::new() }));
     conformance::all(MarkovPredictor::new);
     conformance::all(|| OraclePredictor::new(units([0, 1, 2, 3, 4, 0, 9, 9, 1])));
+    conformance::all(routed);
     conformance::all(|| Scored::new(MarkovPredictor::new()));
     conformance::all(|| -> Box<dyn AccessPredictor> { Box::new(CyclicPredictor::new(units(0..3))) });
     conformance::all(|| NoForecast);

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use smoke_cache::EvictionPolicy;
 use smoke_cache::policy::{self, Known, Pinned, PinnedUnits};
 use smoke_core::{Budget, ExpectedUse, UnitId, UnitInfo, UnitKind};
-use smoke_predict::{AccessPredictor, CyclicPredictor, MarkovPredictor, NoForecast};
-use smoke_prefetch::{StreamError, Streamer, UnitLease};
+use smoke_predict::{AccessPredictor, CyclicPredictor, MarkovPredictor, NoForecast, RoutedPredictor, RoutedUnit};
+use smoke_prefetch::{Speculation, StreamError, Streamer, UnitLease};
 use smoke_storage::SourceErrorKind;
 
 use crate::model::{Model, PAGE, units};
@@ -23,6 +23,7 @@ struct Setup {
     forecast: Expects,
     limit: Percent,
     read_ahead_pages: Option<u64>,
+    speculation: Speculation,
     io_threads: usize,
     /// Every so manieth read fails so.
     failures: Option<(u64, SourceErrorKind)>,
@@ -33,6 +34,8 @@ enum Expects {
     Nothing,
     WhatFollowed,
     Cycle(Vec<u32>),
+    /// So many shared units, between which the others are used as experts.
+    Experts(u32),
 }
 
 /// Where a limit lies between the largest unit and all of them.
@@ -45,6 +48,8 @@ enum Action {
     Use(u32),
     /// Several at once, as many as fit the least limit.
     Step(Vec<u32>),
+    /// Any number, one after another as they arrive, of which one may be held meanwhile.
+    Each(Vec<u32>, bool),
     /// The second while the first is held.
     Hold(u32, u32),
     Peek(u32),
@@ -69,6 +74,7 @@ fn setups() -> impl Strategy<Value = Setup> {
         Just(Expects::WhatFollowed),
         prop::collection::vec(unit(), 0..12).prop_map(Expects::Cycle),
         Just(Expects::Cycle((0..10).collect())),
+        (1..4_u32).prop_map(Expects::Experts),
     ];
     let failure = prop_oneof![
         Just(SourceErrorKind::Transient),
@@ -76,13 +82,16 @@ fn setups() -> impl Strategy<Value = Setup> {
         Just(SourceErrorKind::PermissionDenied),
     ];
     let failures = prop::option::weighted(0.4, (2..12_u64, failure));
-    (lens, policy, forecast, percent(), prop::option::of(0..8_u64), 1..4_usize, failures).prop_map(
-        |(lens, policy, forecast, limit, read_ahead_pages, io_threads, failures)| Setup {
+    let speculation = prop_oneof![Just(Speculation::Off), Just(Speculation::Likely), Just(Speculation::Gated)];
+    let read_ahead = prop::option::of(0..8_u64);
+    (lens, policy, forecast, percent(), read_ahead, speculation, 1..4_usize, failures).prop_map(
+        |(lens, policy, forecast, limit, read_ahead_pages, speculation, io_threads, failures)| Setup {
             lens,
             policy,
             forecast,
             limit,
             read_ahead_pages,
+            speculation,
             io_threads,
             failures,
         },
@@ -94,9 +103,10 @@ fn scripts() -> impl Strategy<Value = Vec<Action>> {
     let action = prop_oneof![
         4 => unit().prop_map(Action::Use),
         3 => prop::collection::vec(unit(), 1..4).prop_map(Action::Step),
+        3 => (prop::collection::vec(unit(), 1..8), any::<bool>()).prop_map(|(units, hold)| Action::Each(units, hold)),
         2 => (unit(), unit()).prop_map(|(first, second)| Action::Hold(first, second)),
         1 => unit().prop_map(Action::Peek),
-        1 => (unit(), 1..4_u64).prop_map(|(unit, distance)| Action::Hint(unit, distance)),
+        2 => (unit(), 1..4_u64).prop_map(|(unit, distance)| Action::Hint(unit, distance)),
         1 => percent().prop_map(Action::MakeRoom),
         1 => percent().prop_map(Action::Limit),
     ];
@@ -137,6 +147,12 @@ impl Case {
         let predictor: Box<dyn AccessPredictor> = match &setup.forecast {
             Expects::Nothing => Box::new(NoForecast),
             Expects::WhatFollowed => Box::new(MarkovPredictor::new()),
+            Expects::Experts(shared) => {
+                let shared = (*shared).min(count);
+                let expert = |unit| RoutedUnit { unit: UnitId(unit), place: (unit % shared) as usize, share: 0.5 };
+                let experts: Vec<_> = (shared..count).map(expert).collect();
+                Box::new(RoutedPredictor::new(units(0..shared), &experts))
+            }
             Expects::Cycle(order) => Box::new(CyclicPredictor::new(units(order.iter().map(|unit| unit % count)))),
         };
         let mut builder = model
@@ -144,6 +160,7 @@ impl Case {
             .budget(Budget::new(limits[0]))
             .policy(policy)
             .predictor(predictor)
+            .speculation(setup.speculation)
             .io_threads(setup.io_threads)
             .patience(LONG);
         if let Some(pages) = setup.read_ahead_pages {
@@ -204,6 +221,12 @@ impl Case {
                     self.check_held(&leases, &step);
                 }
             }
+            Action::Each(numbers, hold) => {
+                let mut each: Vec<UnitId> = numbers.iter().map(|&number| self.unit(number)).collect();
+                each.sort_unstable();
+                each.dedup();
+                self.act_on_each(&each, *hold);
+            }
             Action::Hold(first, second) => {
                 let (first, second) = (self.unit(*first), self.unit(*second));
                 let Some(held) = self.succeeded(streamer.acquire(first)) else { return };
@@ -238,6 +261,32 @@ impl Case {
             Action::MakeRoom(_) => {}
             Action::Limit(percent) => streamer.set_memory_limit(limit_bytes(&self.model, *percent)).unwrap(),
         }
+    }
+
+    /// Each unit comes once, whatever fails. While another lease is held there may be no room, and then only.
+    fn act_on_each(&self, each: &[UnitId], hold: bool) {
+        let mut given = Vec::new();
+        let mut held: Option<UnitLease> = None;
+        for arrival in self.streamer.acquire_each(each).unwrap() {
+            match arrival {
+                Err(StreamError::NoRoom { .. }) if held.is_some() => given.push(None),
+                other => {
+                    let arrival = self.succeeded(other);
+                    if let Some((place, lease)) = &arrival {
+                        assert_eq!(lease.unit(), each[*place]);
+                        self.check_held(std::slice::from_ref(lease), &[each[*place]]);
+                    }
+                    given.push(arrival.as_ref().map(|(place, _)| *place));
+                    if hold && held.is_none() {
+                        held = arrival.map(|(_, lease)| lease);
+                    }
+                }
+            }
+        }
+        assert_eq!(given.len(), each.len());
+        let mut places: Vec<usize> = given.into_iter().flatten().collect();
+        places.sort_unstable();
+        assert!(places.windows(2).all(|pair| pair[0] < pair[1]), "a unit came twice");
     }
 
     /// The only failure that there may be is the one that the source was told to make.

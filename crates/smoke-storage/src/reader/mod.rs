@@ -147,6 +147,19 @@ impl Reader {
         Ok(())
     }
 
+    /// Fills several buffers, where this reader has many blocks in flight at once anyway; else does nothing and says so.
+    pub(crate) fn read_all_at_once(
+        &self,
+        reads: &mut [(u64, &mut [u8])],
+        should_stop: &dyn Fn() -> bool,
+    ) -> Option<Result<(), ReadError>> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Uring(file) => Some(file.read_all(reads, should_stop)),
+            _ => None,
+        }
+    }
+
     fn read_piece(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         match self {
             Self::Mapped(file) => file.read_at(offset, buf),

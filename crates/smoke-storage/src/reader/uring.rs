@@ -57,21 +57,66 @@ impl UringFile {
         Ok(self.file.bounce(rest_offset, rest)?)
     }
 
+    /// Several ranges at once.
+    pub(crate) fn read_all(
+        &self,
+        reads: &mut [(u64, &mut [u8])],
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<(), ReadError> {
+        let mut flight = Flight { lane: Some(take_lane()?), in_flight: 0 };
+        let mut blocks = Vec::new();
+        for (offset, buf) in &mut *reads {
+            let (aligned, _) = DirectFile::split(*offset, buf);
+            self.cut(*offset, aligned.as_mut_ptr(), aligned.len(), &mut blocks);
+        }
+        // SAFETY: the blocks are parts of the buffers, which are borrowed until after the flight, and do not overlap.
+        unsafe { self.fly(&mut flight, &mut blocks, should_stop) }?;
+        for (offset, buf) in reads {
+            let (aligned, rest) = DirectFile::split(*offset, buf);
+            self.file.bounce(*offset + aligned.len() as u64, rest)?;
+        }
+        Ok(())
+    }
+
     fn read_blocks(&self, offset: u64, buf: &mut [u8], should_stop: &dyn Fn() -> bool) -> Result<(), ReadError> {
         let mut flight = Flight { lane: Some(take_lane()?), in_flight: 0 };
         let base = buf.as_mut_ptr();
         let staged = staged(base.addr(), buf.len());
-        let staging = flight.staging();
-        let mut blocks = Vec::with_capacity(buf.len().div_ceil(self.pace.block_bytes));
-        blocks.extend((0..staged).step_by(self.pace.block_bytes).map(|start| {
-            let end = staged.min(start + self.pace.block_bytes);
-            Block { start, end, to: base.wrapping_add(start) }
-        }));
+        let mut blocks = Vec::with_capacity(buf.len().div_ceil(self.pace.block_bytes) + 1);
         if staged < buf.len() {
-            blocks.push(Block { start: staged, end: buf.len(), to: staging });
             // First of all, so that it is copied while others are read.
-            blocks.rotate_right(1);
+            let copy_to = Some((base.wrapping_add(staged), buf.len() - staged));
+            let (offset, to) = (offset + staged as u64, flight.staging());
+            blocks.push(Block { offset, to, len: buf.len() - staged, copy_to });
         }
+        self.cut(offset, base, staged, &mut blocks);
+        // SAFETY: the blocks are parts of `buf`, which is borrowed until after the flight, but for the staged one, which
+        // alone is in the flight's own staging memory and no longer than that. They do not overlap.
+        unsafe { self.fly(&mut flight, &mut blocks, should_stop) }
+    }
+
+    /// Appends the blocks of a range of `len` bytes that is read to `to`.
+    fn cut(&self, offset: u64, to: *mut u8, len: usize, blocks: &mut Vec<Block>) {
+        blocks.extend((0..len).step_by(self.pace.block_bytes).map(|start| Block {
+            offset: offset + start as u64,
+            to: to.wrapping_add(start),
+            len: (len - start).min(self.pace.block_bytes),
+            copy_to: None,
+        }));
+    }
+
+    /// Reads all of `blocks`, as many at once as the pace says.
+    ///
+    /// # Safety
+    /// The memory of every block, and where it is copied to, must be writable and used by nobody else until `flight` is
+    /// dropped.
+    unsafe fn fly(
+        &self,
+        flight: &mut Flight,
+        blocks: &mut [Block],
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<(), ReadError> {
+        let staging = flight.staging();
         // The numbers of blocks to read, the next one last.
         let mut waiting: Vec<usize> = (0..blocks.len()).rev().collect();
         let mut failed: Option<ReadError> = None;
@@ -82,12 +127,10 @@ impl UringFile {
                     failed = Some(ReadError::Cancelled);
                     break;
                 }
-                let Block { start, end, to } = blocks[number];
-                // SAFETY: the kernel writes `end - start` bytes at `to` until this entry completes: inside `buf` or the
-                // staging memory. `buf` is borrowed for longer than `flight` lives, which has the staging memory and
-                // whose drop waits for all entries, in case of a panic, too. Blocks do not overlap, and nothing else
-                // touches their memory meanwhile.
-                unsafe { flight.push(&self.file, to, end - start, offset + start as u64, number) };
+                let Block { offset, to, len, .. } = blocks[number];
+                // SAFETY: the kernel writes `len` bytes at `to` until this entry completes. The caller keeps that memory
+                // until `flight` is dropped, which waits for all entries, in case of a panic, too.
+                unsafe { flight.push(&self.file, to, len, offset, number) };
             }
             if flight.in_flight == 0 {
                 break;
@@ -99,18 +142,19 @@ impl UringFile {
             }
             while let Some((number, read)) = flight.completed() {
                 let block = &mut blocks[number];
-                let wanted = block.end - block.start;
                 match read {
-                    Ok(read) if read == wanted && block.end > staged => {
-                        // SAFETY: this block alone was read to the staging memory, which is as long, and is complete.
-                        // It is no part of `buf`.
-                        unsafe { base.add(staged).copy_from_nonoverlapping(staging, block.end - staged) };
+                    Ok(read) if read == block.len => {
+                        if let Some((to, len)) = block.copy_to {
+                            // SAFETY: this block alone was read to the staging memory, and is complete. Where it goes is
+                            // `len` bytes long and no part of the staging memory.
+                            unsafe { to.copy_from_nonoverlapping(staging, len) };
+                        }
                     }
-                    Ok(read) if read == wanted => {}
                     // Less than a block is the end of the file; what is left begins on a block, too.
                     Ok(read) if read >= BLOCK => {
                         let done = read - read % BLOCK;
-                        (block.start, block.to) = (block.start + done, block.to.wrapping_add(done));
+                        (block.offset, block.to) = (block.offset + done as u64, block.to.wrapping_add(done));
+                        block.len -= done;
                         waiting.push(number);
                     }
                     Ok(_) => drop(failed.get_or_insert(ended().into())),
@@ -135,11 +179,15 @@ fn staged(address: usize, len: usize) -> usize {
 const WORTH_STAGING: usize = 128 << 10;
 
 /// Part of a read.
+#[derive(Clone, Copy)]
 struct Block {
-    start: usize,
-    end: usize,
-    /// Where the byte at `start` goes.
+    /// In the file.
+    offset: u64,
+    /// Where the bytes go.
     to: *mut u8,
+    len: usize,
+    /// Where they are copied when all are there, and how many: from the begin of the staging memory.
+    copy_to: Option<(*mut u8, usize)>,
 }
 
 /// What a thread needs to read.
@@ -279,6 +327,30 @@ mod tests {
         assert!(matches!(error, ReadError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof));
         reader.read_at(0, &mut buffer[..33 * BLOCK], &|| false).unwrap();
         check(&buffer[..33 * BLOCK], 0);
+    }
+
+    #[test]
+    fn several_ranges_are_read_at_once() {
+        let Some((file, reader)) = open(50 * BLOCK + 17) else { return };
+        let ranges =
+            [(0, 9 * BLOCK), (20 * BLOCK, BLOCK), (11 * BLOCK, 3 * BLOCK + 100), (49 * BLOCK, BLOCK + 17), (7, 5)];
+        let read = |stop: bool| {
+            let mut buffers = ranges.map(|(_, len)| AlignedBuffer::zeroed(len));
+            let mut reads: Vec<(u64, &mut [u8])> = ranges
+                .iter()
+                .zip(&mut buffers)
+                .map(|(&(offset, _), buffer)| (offset as u64, &mut buffer[..]))
+                .collect();
+            reader.read_all(&mut reads, &|| stop).map(|()| buffers)
+        };
+        for ((offset, len), buffer) in ranges.into_iter().zip(read(false).unwrap()) {
+            assert_eq!(buffer.len(), len);
+            check(&buffer, offset);
+        }
+        assert!(matches!(read(true), Err(ReadError::Cancelled)));
+        file.as_file().set_len(20 * BLOCK as u64).unwrap();
+        let error = read(false).expect_err("the end is gone");
+        assert!(matches!(error, ReadError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof));
     }
 
     #[test]

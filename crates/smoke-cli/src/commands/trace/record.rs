@@ -6,8 +6,7 @@ use std::io::Write;
 use serde_json::json;
 use smoke_replay::{Recorder, TraceWriter};
 use smoke_runtime::ByteSize;
-use smoke_runtime::core::{UnitInfo, UnitKind};
-use smoke_runtime::prefetch::{Observed, Streamer};
+use smoke_runtime::prefetch::Observed;
 
 use super::super::{Result, open, run};
 use crate::arguments::RecordArguments;
@@ -19,12 +18,13 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result {
     if let Some(threads) = run.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
-    let runtime = open(&run.model, &run.memory, &run.policy)?;
+    let runtime =
+        open(&run.model, &run.memory, |builder| builder.policy_name(&run.policy).speculation(run.speculation))?;
     let streamer = runtime.weights().streamer();
     let path = arguments.out.display();
     let file = File::create(&arguments.out).map_err(|error| format!("{path} cannot be written: {error}"))?;
     let name = run.model.model.file_name().unwrap_or(run.model.model.as_os_str()).to_string_lossy();
-    let recorder = Recorder::new(TraceWriter::new(file, &name, &units(streamer))?);
+    let recorder = Recorder::new(TraceWriter::new(file, &name, &runtime.units())?);
     let told = recorder.clone();
     let mut generation = runtime.generate(run::prompt(run)?, run::options(run))?;
     streamer.observe_with(move |observed| match observed {
@@ -61,11 +61,4 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result {
         eprintln!("weights could stay in {weight_bytes} bytes: `smoke trace replay {path} --memory {weight_bytes}`");
     }
     Ok(())
-}
-
-/// What each unit takes in memory. Nothing says yet which layer it is of.
-fn units(streamer: &Streamer) -> Vec<UnitInfo> {
-    let units = streamer.units();
-    let info = |unit| UnitInfo { bytes: units.buffer_bytes(unit), layer: None, kind: UnitKind::Shared };
-    units.units().map(info).collect()
 }
