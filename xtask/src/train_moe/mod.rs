@@ -20,7 +20,7 @@ const TORCH_NEEDS: [&str; 6] = ["filelock", "fsspec", "jinja2", "networkx", "sym
 /// What to train, and how.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Steps of 2048 tokens. Fewer than the default make another model, for trying things out.
+    /// Steps of 2048 tokens. Another number than the default makes another model.
     #[arg(long, default_value_t = 900)]
     steps: u32,
     /// Threads. The recorded model was trained with one; more may round differently.

@@ -19,12 +19,14 @@ from torch.nn import functional
 import routing
 import trace
 
-EPOCHS = 6
-BATCH = 512
+EPOCHS = 20
+BATCH = 128
 RATE = 2e-3
 RIDGE = 1e-4
 """The penalty of a coefficient's square, over the mean over tokens of the squared error."""
-ONLINE_RATES = (0.03, 0.1, 0.3)
+PLATT_TOKENS = 4096
+"""Train tokens that the two numbers of the calibration are fitted on."""
+ONLINE_RATES = (0.03, 0.1)
 
 
 def state(recorded, routers, layer, ahead):
@@ -161,7 +163,7 @@ def margins(scores, k):
     return scores - (ordered[:, k - 1:k] + ordered[:, k:k + 1]) / 2
 
 
-def platt(margin, happened, steps=25):
+def platt(margin, happened, steps=8):
     """Slope and offset with which a sigmoid of the margin is the probability (Platt 1999), by Newton's method."""
     design = np.stack([margin.ravel(), np.ones(margin.size)], 1).astype(np.float64)
     happened, weights = happened.ravel(), np.array([1.0, 0.0])
@@ -188,7 +190,8 @@ def judge(recorded, scores, layer):
     k = actual.shape[-1]
     pairs = zip(np.sort(routing.top(found, k)), np.sort(actual))
     result["whole"] = float(np.mean([(one == other).all() for one, other in pairs]))
-    slope, offset = platt(margins(scores["train"], k), targets(recorded["train"], layer))
+    few = slice(0, PLATT_TOKENS)
+    slope, offset = platt(margins(scores["train"][few], k), targets(recorded["train"], layer)[few])
     probability = 1 / (1 + np.exp(-(slope * margins(found, k) + offset)))
     result["calibration"] = calibration(probability, targets(recorded["held-out"], layer))
     return result
@@ -236,10 +239,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("directory", type=pathlib.Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--documents", type=int, default=32, help="of train text, to fit on; 256 tokens each")
+    parser.add_argument("--held-out", type=int, default=16, help="documents to score on")
     parser.add_argument("--ahead", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    recorded, routers = trace.record_all(options.directory)
+    recorded, routers = trace.record_all(options.directory, {"train": options.documents, "held-out": options.held_out})
     layers, results = recorded["train"].logits.shape[1] - options.ahead, {}
     print(f"{options.ahead} ahead{'':34} {'@2':>6} {'@4':>6} {'whole':>6} {'calib.':>7}   @2 by predicted layer")
     for name in [*routing.LOOKAHEADS, *LEARNED]:

@@ -23,7 +23,7 @@ SMALL_INPUTS = 256
 """Tokens of the first held-out document whose router inputs the repository keeps too: enough to check arithmetic."""
 
 
-def documents(directory, tokenizer):
+def documents(directory, tokenizer, counts):
     """The documents of either split as tokens, cut to the context that the model was trained with."""
     of_split = {"train": [], "held-out": []}
     for document in corpus.documents(directory / "corpus"):
@@ -32,15 +32,15 @@ def documents(directory, tokenizer):
     for split, all_documents in of_split.items():
         topics = [topic for topic, _, _ in all_documents]
         encoded = training.encode(tokenizer, all_documents)
-        chosen[split] = routing.choose_documents(encoded, topics, DOCUMENTS[split], training.CONTEXT)
+        chosen[split] = routing.choose_documents(encoded, topics, counts[split], training.CONTEXT)
     return chosen
 
 
-def record_all(directory):
+def record_all(directory, counts):
     """The routing of either split, and the routers."""
     model = MixtralForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    recorded = {split: routing.record(model, chosen) for split, chosen in documents(directory, tokenizer).items()}
+    recorded = {split: routing.record(model, chosen) for split, chosen in documents(directory, tokenizer, counts).items()}
     return recorded, routing.routers(model)
 
 
@@ -74,7 +74,7 @@ def main():
     traces = options.directory / "traces"
     (traces / "small").mkdir(parents=True, exist_ok=True)
 
-    recorded, routers = record_all(options.directory)
+    recorded, routers = record_all(options.directory, DOCUMENTS)
     for split, whole in recorded.items():
         about = {"format": "smoke-moe-trace 1", "split": split, "model": "cargo xtask train-moe"}
         save_file(tensors(whole, routers, len(whole.tokens)), traces / f"{split}.safetensors", about)
