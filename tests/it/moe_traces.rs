@@ -40,7 +40,7 @@ fn dot(one: &[f32], other: &[f32]) -> f32 {
 fn tokens_lie_document_by_document() {
     for split in ["train", "held-out"] {
         let positions = Trace::read(split).numbers("positions");
-        assert_eq!(positions.len(), 2048);
+        assert_eq!(positions.len(), 1024);
         assert_eq!(positions[0], 0.0);
         assert!(positions.windows(2).all(|pair| pair[1] == pair[0] + 1.0 || pair[1] == 0.0));
     }

@@ -86,7 +86,7 @@ fn what_is_not_supported_is_refused_by_the_name_of_its_key() {
         ("gpt2", "activation_function", json!("mish"), "key `activation_function`: activation `mish`"),
         ("gpt2", "add_cross_attention", json!(true), "key `add_cross_attention` is true"),
         ("gpt2", "n_head", json!(5), "64 features cannot be shared by 5 attention heads"),
-        ("gptj", "activation_function", json!("tanh"), "key `activation_function`: activation `tanh`"),
+        ("gptj", "activation_function", json!("sine"), "key `activation_function`: activation `sine`"),
         ("gptj", "rotary_dim", json!(18), "key `rotary_dim` is 18"),
         ("gpt_neox", "hidden_act", json!("selu"), "key `hidden_act`: activation `selu`"),
         ("gpt_neox", "rotary_pct", json!(0.0), "0 of 16 elements of a head cannot be turned in pairs"),
