@@ -9,13 +9,13 @@ use smoke_predict::experts::{ExpertShape, LAYERS_AHEAD, Routed};
 
 /// The routing of some tokens.
 #[derive(Debug)]
-pub struct Trace {
+pub(crate) struct Trace {
     /// The model's experts.
-    pub shape: ExpertShape,
+    pub(crate) shape: ExpertShape,
     /// Tokens.
-    pub tokens: usize,
+    pub(crate) tokens: usize,
     /// Hidden size; 0 if not every token's router inputs were recorded.
-    pub hidden: usize,
+    pub(crate) hidden: usize,
     chosen: Vec<u32>,
     scores: Vec<f32>,
     /// By distance; `[tokens, layers - distance, experts]`.
@@ -29,7 +29,7 @@ impl Trace {
     ///
     /// # Errors
     /// If it cannot be read, is no safetensors file, or lacks a tensor.
-    pub fn read(path: &Path, most: usize) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn read(path: &Path, most: usize) -> Result<Self, Box<dyn Error>> {
         let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
         let shape_of = |name: &str| Ok::<_, Box<dyn Error>>(file.tensor(name)?.shape().to_vec());
@@ -54,7 +54,7 @@ impl Trace {
     }
 
     /// Calls `tell` with every router of every token, in the order in which they ran.
-    pub fn play(&self, mut tell: impl FnMut(&Routed<'_>)) {
+    pub(crate) fn play(&self, mut tell: impl FnMut(&Routed<'_>)) {
         let ExpertShape { layers, experts, used } = self.shape;
         for (token, layer) in (0..self.tokens).flat_map(|token| (0..layers).map(move |layer| (token, layer))) {
             let row = token * layers + layer;

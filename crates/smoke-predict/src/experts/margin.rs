@@ -3,6 +3,8 @@
 /// How far the two numbers of a sigmoid move with one token, as a part of a step of the largest size that is safe.
 const RATE: f32 = 0.05;
 
+/// The order of the scores is kept.
+const LEAST_SLOPE: f32 = 0.01;
 /// Margins beyond this say no more.
 const MOST: f32 = 1e4;
 
@@ -47,7 +49,8 @@ impl Sigmoid {
             along += error * margin;
             aside += error;
         }
-        self.slope += RATE * 4.0 * along / square;
+        // A score that is lower never makes an expert likelier, however wrong the scores are.
+        self.slope = (self.slope + RATE * 4.0 * along / square).max(LEAST_SLOPE);
         self.offset += RATE * 4.0 * aside / margins.len() as f32;
     }
 }

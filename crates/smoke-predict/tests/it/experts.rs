@@ -235,7 +235,7 @@ fn forecast() -> ExpertForecast<Transitions> {
 fn an_expert_predictor_is_an_access_predictor() {
     conformance::all(forecast);
     let mut forecast = forecast();
-    let mut see = |forecast: &mut ExpertForecast<Transitions>, unit| {
+    let see = |forecast: &mut ExpertForecast<Transitions>, unit| {
         forecast.observe(Access { step: Step(0), unit: UnitId(unit) })
     };
     for token in 0..90 {
