@@ -8,10 +8,11 @@
 //! |---|---|---|
 //! | [`CyclicPredictor`] | the order of one pass, which repeats, and what comes once before | dense models: the architecture tells the order |
 //! | [`RoutedPredictor`] | the order of the shared weights; learns how often each expert is used, and listens to hints | mixtures of experts |
+//! | [`experts::ExpertForecast`] | the same; predicts the experts of the next layers from those of this one | mixtures of experts whose routers cannot be asked |
 //! | [`MarkovPredictor`] | nothing at first; learns which unit follows which | models whose order nobody told |
 //! | [`OraclePredictor`] | a recording of what will happen | measuring how good the others are |
 //!
-//! [`Scored`] wraps any of them and counts how often it was right, beside two baselines that cost nothing.
+//! [`experts`] has what predicts experts from what their routers saw. [`Scored`] wraps any of them and counts how often it was right, beside two baselines that cost nothing.
 //!
 //! This crate knows no bytes and no budget: what is worth loading is decided by `smoke-prefetch`, what is evicted by the
 //! policies of `smoke-cache`.
@@ -39,6 +40,7 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod cyclic;
+pub mod experts;
 mod markov;
 mod oracle;
 mod predictor;

@@ -1,6 +1,13 @@
 //! Our own predictors keep the rules, and the cyclic one agrees with a plain search.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
+mod experts;
+mod learned_file;
+mod recorded;
+mod schedules;
+#[path = "../../examples/expert_recall/trace.rs"]
+mod trace;
+
 use proptest::prelude::*;
 use smoke_predict::{
     Access, AccessPredictor, CyclicPredictor, Forecast, MarkovPredictor, NextUse, NoForecast, OraclePredictor,
