@@ -23,7 +23,7 @@ impl ModuleMapper for Unsettle<'_> {
         param.map(|value| {
             let trained = value.is_require_grad();
             let noise = Tensor::random(value.dims(), noise, self.0);
-            (value.detach() * 0.75 + noise).set_require_grad(trained)
+            (value * 0.75 + noise).detach().set_require_grad(trained)
         })
     }
 }
