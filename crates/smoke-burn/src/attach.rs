@@ -1,14 +1,11 @@
 //! Streams the parameters of a Burn module that knows nothing of it.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
-use burn::tensor::{Bool, Device, Int, Shape, Tensor};
+use burn::module::Module;
 use regex::Regex;
 use smoke_cache::{Budget, EvictionPolicy};
 use smoke_core::ByteSize;
@@ -16,8 +13,10 @@ use smoke_predict::CyclicPredictor;
 use smoke_prefetch::{StreamError, StreamStats, Streamer};
 use smoke_storage::{Checkpoint, OpenError, ReaderKind, WeightSource};
 
-use crate::layout::{Cut, Layout, LayoutError, PlacedTensor};
-use crate::mapping::{Mapping, is_transposed};
+use crate::layout::{Layout, LayoutError};
+use crate::mapping::Mapping;
+use crate::parameter::{Attach, Load};
+use crate::survey::Survey;
 use crate::weights::{WeightError, Weights};
 
 /// Where a module's weights come from and how much memory they may take.
@@ -40,6 +39,7 @@ pub struct StreamOptions {
     reader: ReaderKind,
     renames: Vec<(String, String)>,
     keep: Vec<String>,
+    burn_layout: bool,
     policy: Option<Box<dyn EvictionPolicy>>,
 }
 
@@ -53,6 +53,7 @@ impl StreamOptions {
             reader: ReaderKind::Auto,
             renames: Vec::new(),
             keep: Vec::new(),
+            burn_layout: false,
             policy: None,
         }
     }
@@ -79,6 +80,13 @@ impl StreamOptions {
     /// Leaves the parameters whose path matches the regular expression `paths` as they are in the module.
     pub fn keep(mut self, paths: impl Into<String>) -> Self {
         self.keep.push(paths.into());
+        self
+    }
+
+    /// Takes matrices of linear layers as `[in, out]`, as Burn saves them unless told otherwise; else they are `[out, in]`,
+    /// as PyTorch saves them. The file does not tell, and a square matrix fits either way.
+    pub fn burn_layout(mut self) -> Self {
+        self.burn_layout = true;
         self
     }
 
@@ -120,8 +128,21 @@ pub enum AttachError {
         /// The parameter's path in the module.
         path: String,
     },
+    /// Something else already computes the parameter's value, such as an adapter of low rank.
+    #[error(
+        "parameter `{path}` is already reparameterized and cannot be streamed: merge that with `Module::materialize`, or name the parameter in `StreamOptions::keep`"
+    )]
+    Reparameterized {
+        /// The parameter's path in the module.
+        path: String,
+    },
+    /// A value that the module keeps could not be loaded.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
     /// The tensor has another shape than the parameter.
-    #[error("parameter `{path}` has shape {expected:?}, but tensor `{name}` of {found:?} becomes {effective:?}")]
+    #[error(
+        "parameter `{path}` has shape {expected:?}, but tensor `{name}` of {found:?} becomes {effective:?}: the checkpoint belongs to another model, or has another layout; `StreamOptions::burn_layout` is for one in Burn's own"
+    )]
     Shape {
         /// The parameter's path in the module.
         path: String,
@@ -131,7 +152,7 @@ pub enum AttachError {
         expected: Vec<usize>,
         /// The tensor's shape in the checkpoint.
         found: Vec<usize>,
-        /// The tensor's shape after PyTorch's conventions are applied.
+        /// The tensor's shape after the conventions of its layout are applied.
         effective: Vec<usize>,
     },
     /// A pattern is no regular expression.
@@ -150,7 +171,14 @@ pub trait Stream: Module + Sized {
     /// from the checkpoint through a cache that never exceeds the budget.
     ///
     /// The module's code is not changed and its parameters take a few bytes each. What the module reads of a
-    /// parameter's shape stays true; its values read other than by [`Param::val`] are NaN.
+    /// parameter's shape stays true; its values read other than by [`Param::val`](burn::module::Param::val) are NaN.
+    ///
+    /// The running statistics of a batch norm are not parameters: they are loaded now and stay, charged to the budget on
+    /// the host. As with all that Burn loads, clones of the module share them.
+    ///
+    /// On a device that differentiates, streamed parameters are constants: gradients pass through them to inputs and to
+    /// parameters that are kept. The weights which the backward pass needs stay in memory until it has run, and the
+    /// budget must hold them. [`Module::train`] would load every parameter for good; call it before.
     ///
     /// # Errors
     /// [`AttachError`] if the checkpoint does not fit the module or the budget is too small.
@@ -164,29 +192,17 @@ pub trait Stream: Module + Sized {
         let renames = options.renames.iter().map(|(from, to)| Ok((compile(from)?, to.clone())));
         let renames = renames.collect::<Result<Vec<_>, AttachError>>()?;
 
-        let mut survey = Survey {
-            mapping: Mapping::new(checkpoint.index(), &renames),
-            layout: Layout::new(checkpoint.index(), checkpoint.alignment(), Layout::unit_bytes_for(total)),
-            keep: &keep,
-            checkpoint: &options.path,
-            path: Vec::new(),
-            containers: Vec::new(),
-            parameters: HashMap::new(),
-            device: None,
-            error: None,
-        };
-        self.visit(&mut survey);
-        if let Some(error) = survey.error {
-            return Err(error);
-        }
-        let Survey { layout, parameters, device, .. } = survey;
+        let mapping = Mapping::new(checkpoint.index(), &renames, options.burn_layout);
+        let layout = Layout::new(checkpoint.index(), checkpoint.alignment(), Layout::unit_bytes_for(total));
+        let (layout, parameters, device) = Survey::new(mapping, layout, &keep, &options.path).of(&self)?;
         let (units, schedule) = layout.finish();
         let mut builder = Streamer::builder(checkpoint, units).budget(budget).predictor(CyclicPredictor::new(schedule));
         if let Some(policy) = options.policy {
             builder = builder.policy(policy);
         }
-        let weights = Weights::new(builder.build()?, device.unwrap_or_default());
-        let module = self.apply_reparameterization(Attach { parameters, weights: weights.clone() });
+        let weights = Weights::new(builder.build()?, device);
+        let module = self.apply_reparameterization(Attach::new(&parameters, &weights));
+        let module = Load::new(&parameters, &weights).run(module)?;
         Ok(Streamed { module, weights })
     }
 }
@@ -242,170 +258,5 @@ impl<M> Deref for Streamed<M> {
 
     fn deref(&self) -> &M {
         &self.module
-    }
-}
-
-/// A parameter that was found in the checkpoint.
-struct Found {
-    placed: Arc<PlacedTensor>,
-    transposed: bool,
-    shape: Vec<usize>,
-}
-
-/// First pass: finds every parameter's tensor, in the module's order.
-struct Survey<'a> {
-    mapping: Mapping,
-    layout: Layout<'a>,
-    keep: &'a [Regex],
-    checkpoint: &'a Path,
-    path: Vec<String>,
-    containers: Vec<String>,
-    parameters: HashMap<String, Found>,
-    device: Option<Device>,
-    error: Option<AttachError>,
-}
-
-impl Survey<'_> {
-    /// The type of the innermost module, past the vectors and options that hold it.
-    fn container(&self) -> &str {
-        let named = |container: &&String| container.starts_with("Struct:") || container.starts_with("Enum:");
-        self.containers.iter().rev().find(named).map_or("", String::as_str)
-    }
-
-    fn is_kept(&self, path: &str) -> bool {
-        self.keep.iter().any(|pattern| pattern.is_match(path))
-    }
-
-    fn find<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<(), AttachError> {
-        let path = self.path.join(".");
-        if self.is_kept(&path) {
-            return Ok(());
-        }
-        let container = self.container().to_owned();
-        let Some(name) = self.mapping.find(&path, &container).map(str::to_owned) else {
-            return Err(AttachError::NoTensor { path, checkpoint: self.checkpoint.to_owned() });
-        };
-        let stored = self.layout.index().get(&name).map(|info| info.shape.as_slice()).unwrap_or_default();
-        let stored: Vec<usize> = stored.iter().map(|&n| n as usize).collect();
-        let transposed = is_transposed(&path, &container, stored.len());
-        let mut shape = stored.clone();
-        if transposed {
-            shape.reverse();
-        }
-        let expected = effective_shape(param);
-        if expected != shape {
-            return Err(AttachError::Shape { path, name, expected, found: stored, effective: shape });
-        }
-        let placed = self.layout.place(&name, &stored, Cut::Whole)?;
-        self.device.get_or_insert_with(|| param.lazy_device());
-        self.parameters.insert(path, Found { placed, transposed, shape });
-        Ok(())
-    }
-
-    fn refuse(&mut self) {
-        let path = self.path.join(".");
-        if !self.is_kept(&path) && self.mapping.find(&path, self.container()).is_some() {
-            self.error.get_or_insert(AttachError::NotFloat { path });
-        }
-    }
-}
-
-/// The shape that the module sees. A linear layer of column layout keeps its matrix transposed until it is loaded, which
-/// only its load mapper knows: a stand-in of four bytes is sent through it.
-fn effective_shape<const D: usize>(param: &Param<Tensor<D>>) -> Vec<usize> {
-    let shape = param.lazy_shape();
-    let stand_in = Tensor::<1>::zeros([1], &param.lazy_device()).reshape([1; D]).expand(shape);
-    param.clone().transform_for_load(stand_in, param.id).lazy_shape().to_vec()
-}
-
-impl ModuleVisitor for Survey<'_> {
-    fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.path.push(name.to_owned());
-        self.containers.push(container_type.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-        self.containers.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.error.is_none() {
-            self.error = self.find(param).err();
-        }
-    }
-
-    fn visit_int<const D: usize>(&mut self, _param: &Param<Tensor<D, Int>>) {
-        self.refuse();
-    }
-
-    fn visit_bool<const D: usize>(&mut self, _param: &Param<Tensor<D, Bool>>) {
-        self.refuse();
-    }
-}
-
-/// Second pass: replaces each parameter that was found.
-struct Attach {
-    parameters: HashMap<String, Found>,
-    weights: Weights,
-}
-
-impl Reparameterizer for Attach {
-    type Reparam = StreamedParameter;
-
-    fn reparameterize<const D: usize>(
-        &mut self,
-        path: &str,
-        param: Param<Tensor<D>>,
-    ) -> (Param<Tensor<D>>, Option<StreamedParameter>) {
-        let Some(found) = self.parameters.get(path) else {
-            return (param, None);
-        };
-        let placeholder = placeholder(param.id, &found.shape, param.lazy_device());
-        let source =
-            Source { placed: Arc::clone(&found.placed), transposed: found.transposed, weights: self.weights.clone() };
-        (placeholder, Some(StreamedParameter { source }))
-    }
-}
-
-/// A parameter of the true shape that holds one number, not a number: whoever computes with it by mistake notices.
-fn placeholder<const D: usize>(id: ParamId, shape: &[usize], device: Device) -> Param<Tensor<D>> {
-    let shape = Shape::from(shape.to_vec());
-    let expanded = shape.clone();
-    let init = move |device: &Device, _require_grad: bool| Tensor::<D>::full([1; D], f32::NAN, device).expand(expanded);
-    Param::uninitialized(id, init, device, false, shape)
-}
-
-/// Replaces a parameter's value by its tensor in the checkpoint whenever it is used.
-#[derive(Module, Debug)]
-pub struct StreamedParameter {
-    #[module(skip)]
-    source: Source,
-}
-
-#[derive(Clone)]
-struct Source {
-    placed: Arc<PlacedTensor>,
-    transposed: bool,
-    weights: Weights,
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.placed.name)
-    }
-}
-
-impl Reparameterization for StreamedParameter {
-    const NAME: &'static str = "streamed";
-
-    fn apply<const D: usize>(&self, _base: Tensor<D>) -> Tensor<D> {
-        let source = &self.source;
-        match source.weights.tensor::<D>(&source.placed) {
-            Ok(value) if source.transposed => value.swap_dims(D - 2, D - 1),
-            Ok(value) => value,
-            // The hook cannot return an error; `Streamed::run` catches this one.
-            Err(error) => resume_unwind(Box::new(error)),
-        }
     }
 }

@@ -11,6 +11,7 @@
 //! | `flex` (default) | pure Rust on the processor; `f32` weights are views of the cache, without a copy |
 //! | `wgpu` | GPUs through wgpu; weights are uploaded when they are used |
 //! | `cuda` | NVIDIA GPUs; building downloads an LLVM bundle |
+//! | `autodiff` | not a backend: gradients on any of them, through streamed parameters to what is trained |
 //!
 //! What to evict, what to load ahead and how bytes are read is not decided here: see `smoke-cache`, `smoke-predict`,
 //! `smoke-storage` and `smoke-prefetch`.
@@ -22,10 +23,13 @@ mod device;
 pub mod layers;
 mod layout;
 mod mapping;
+mod parameter;
+mod survey;
 mod weights;
 
 pub use activations::{Activations, Floats, Place};
-pub use attach::{AttachError, Stream, StreamOptions, Streamed, StreamedParameter};
+pub use attach::{AttachError, Stream, StreamOptions, Streamed};
 pub use device::{DeviceError, DeviceKind};
 pub use layout::{Cut, Layout, LayoutError, Phase, Piece, PlacedTensor};
+pub use parameter::StreamedParameter;
 pub use weights::{WeightError, Weights};

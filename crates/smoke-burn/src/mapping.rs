@@ -12,15 +12,17 @@ use smoke_storage::TensorIndex;
 #[derive(Debug)]
 pub(crate) struct Mapping {
     by_path: HashMap<String, String>,
+    burn_layout: bool,
 }
 
 impl Mapping {
-    /// Applies every rename, in order, to every tensor name.
-    pub(crate) fn new(index: &TensorIndex, renames: &[(Regex, String)]) -> Self {
+    /// Applies every rename, in order, to every tensor name. In the `burn_layout` matrices lie as Burn uses them.
+    pub(crate) fn new(index: &TensorIndex, renames: &[(Regex, String)], burn_layout: bool) -> Self {
         let rename = |name: &str| {
             renames.iter().fold(name.to_owned(), |name, (from, to)| from.replace_all(&name, to.as_str()).into_owned())
         };
-        Self { by_path: index.iter().map(|tensor| (rename(&tensor.name), tensor.name.clone())).collect() }
+        let by_path = index.iter().map(|tensor| (rename(&tensor.name), tensor.name.clone())).collect();
+        Self { by_path, burn_layout }
     }
 
     /// The tensor for the parameter at `path` in a module of type `container`.
@@ -33,6 +35,12 @@ impl Mapping {
         });
         found.map(String::as_str)
     }
+
+    /// Whether the checkpoint holds this parameter transposed.
+    pub(crate) fn is_transposed(&self, path: &str, container: &str, dimensions: usize) -> bool {
+        let is_matrix = container == "Struct:Linear" && dimensions == 2 && path.rsplit('.').next() == Some("weight");
+        is_matrix && !self.burn_layout
+    }
 }
 
 fn pytorch_name(parameter: &str, container: &str) -> Option<&'static str> {
@@ -42,9 +50,4 @@ fn pytorch_name(parameter: &str, container: &str) -> Option<&'static str> {
         "beta" if is_norm => Some("bias"),
         _ => None,
     }
-}
-
-/// Whether PyTorch stores this parameter transposed.
-pub(crate) fn is_transposed(path: &str, container: &str, dimensions: usize) -> bool {
-    container == "Struct:Linear" && dimensions == 2 && path.rsplit('.').next() == Some("weight")
 }

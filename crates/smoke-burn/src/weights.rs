@@ -218,6 +218,16 @@ impl Weights {
         Ok(Tensor::from_data(data, (&self.shared.device, DType::F32)))
     }
 
+    /// A whole tensor as floats on the device, which no longer needs the cache: on the host its memory is drawn from the
+    /// budget until it is dropped.
+    ///
+    /// # Errors
+    /// [`WeightError`] as of [`tensor`](Self::tensor).
+    pub(crate) fn resident<const D: usize>(&self, placed: &PlacedTensor) -> Result<Tensor<D>, WeightError> {
+        let data = TensorData::from_bytes(self.decoded(placed)?, placed.shape.clone(), DType::F32);
+        Ok(Tensor::from_data(data, (&self.shared.device, DType::F32)))
+    }
+
     fn view(&self, placed: &PlacedTensor, piece: &Piece) -> Result<Bytes, WeightError> {
         if placed.encoding == Encoding::F32 {
             let lease = self.lease(placed, piece)?;

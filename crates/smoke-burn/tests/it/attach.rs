@@ -233,6 +233,29 @@ fn what_does_not_fit_is_a_clear_error() {
 }
 
 #[test]
+fn a_streamed_module_is_not_streamed_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    write(&path, Dtype::F32, str::to_owned);
+    let device = DeviceKind::Cpu.open().unwrap();
+    let options = || StreamOptions::new(&path).memory("64KiB".parse().unwrap());
+    let once = Model::new(&device).stream(options()).unwrap().into_inner();
+    let error = once.stream(options()).unwrap_err();
+    assert!(matches!(&error, AttachError::Reparameterized { path } if path == "embedding.weight"), "{error}");
+}
+
+#[test]
+fn a_checkpoint_in_the_wrong_layout_is_an_error_that_names_the_option() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    write(&path, Dtype::F32, str::to_owned);
+    let device = DeviceKind::Cpu.open().unwrap();
+    let error = Model::new(&device).stream(StreamOptions::new(&path).burn_layout()).unwrap_err();
+    assert!(matches!(&error, AttachError::Shape { path, .. } if path == "blocks.0.up.weight"), "{error}");
+    assert!(error.to_string().contains("burn_layout"), "{error}");
+}
+
+#[test]
 fn a_file_that_shrinks_gives_an_error_and_no_numbers() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.safetensors");

@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
 mod attach;
+mod foreign;
 mod layout;
