@@ -19,7 +19,7 @@ fn next(predictor: &dyn Forecast, horizon: u64) -> Vec<(u32, u64)> {
 
 #[test]
 fn a_skip_connection_costs_the_units_it_skips_and_no_more() {
-    let mut scored = Scored::new(CyclicPredictor::new((0..6).map(UnitId).collect()));
+    let mut scored = Scored::new(CyclicPredictor::new((0..6).map(UnitId).collect::<Vec<_>>()));
     for _ in 0..10 {
         observe(&mut scored, &[0, 1, 4, 5]);
     }
@@ -30,7 +30,7 @@ fn a_skip_connection_costs_the_units_it_skips_and_no_more() {
 
 #[test]
 fn an_early_exit_begins_the_next_pass() {
-    let mut predictor = CyclicPredictor::new((0..5).map(UnitId).collect());
+    let mut predictor = CyclicPredictor::new((0..5).map(UnitId).collect::<Vec<_>>());
     observe(&mut predictor, &[0, 1, 2, 0]);
     assert_eq!(next(&predictor, 2), [(1, 1), (2, 2)]);
     // A unit used at the start and at the end, such as tied embeddings, ends the pass rather than beginning another.
