@@ -19,7 +19,7 @@ fn next(predictor: &dyn Forecast, horizon: u64) -> Vec<(u32, u64)> {
 
 #[test]
 fn a_skip_connection_costs_the_units_it_skips_and_no_more() {
-    let mut scored = Scored::new(CyclicPredictor::new((0..6).map(UnitId).collect()));
+    let mut scored = Scored::new(CyclicPredictor::new((0..6).map(UnitId).collect::<Vec<_>>()));
     for _ in 0..10 {
         observe(&mut scored, &[0, 1, 4, 5]);
     }
@@ -30,7 +30,7 @@ fn a_skip_connection_costs_the_units_it_skips_and_no_more() {
 
 #[test]
 fn an_early_exit_begins_the_next_pass() {
-    let mut predictor = CyclicPredictor::new((0..5).map(UnitId).collect());
+    let mut predictor = CyclicPredictor::new((0..5).map(UnitId).collect::<Vec<_>>());
     observe(&mut predictor, &[0, 1, 2, 0]);
     assert_eq!(next(&predictor, 2), [(1, 1), (2, 2)]);
     // A unit used at the start and at the end, such as tied embeddings, ends the pass rather than beginning another.
@@ -55,7 +55,7 @@ fn the_likelier_branch_is_expected_and_the_other_borne() {
 fn a_mixture_that_leaves_early_loses_the_hints_of_layers_it_did_not_reach() {
     let experts = [(3, 0), (4, 0), (5, 1), (6, 1), (7, 2), (8, 2)];
     let experts = experts.map(|(unit, place)| RoutedUnit { unit: UnitId(unit), place, share: 0.5 });
-    let mut predictor = RoutedPredictor::new((0..3).map(UnitId).collect(), &experts);
+    let mut predictor = RoutedPredictor::new((0..3).map(UnitId).collect::<Vec<_>>(), &experts);
     observe(&mut predictor, &[0, 3]);
     let hint = |unit| smoke_predict::ExpectedUse { unit: UnitId(unit), distance: 1, probability: 0.9 };
     predictor.hint(&[hint(5), hint(7)]);
