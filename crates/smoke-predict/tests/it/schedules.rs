@@ -55,7 +55,7 @@ fn the_likelier_branch_is_expected_and_the_other_borne() {
 fn a_mixture_that_leaves_early_loses_the_hints_of_layers_it_did_not_reach() {
     let experts = [(3, 0), (4, 0), (5, 1), (6, 1), (7, 2), (8, 2)];
     let experts = experts.map(|(unit, place)| RoutedUnit { unit: UnitId(unit), place, share: 0.5 });
-    let mut predictor = RoutedPredictor::new((0..3).map(UnitId).collect(), &experts);
+    let mut predictor = RoutedPredictor::new((0..3).map(UnitId).collect::<Vec<_>>(), &experts);
     observe(&mut predictor, &[0, 3]);
     let hint = |unit| smoke_predict::ExpectedUse { unit: UnitId(unit), distance: 1, probability: 0.9 };
     predictor.hint(&[hint(5), hint(7)]);
