@@ -11,6 +11,9 @@ use smoke_tests::{Goldens, asset, largest_difference};
 const TOLERANCE: f32 = 1e-4;
 
 /// Opens with `percent` of the model's bytes as budget.
+/// Whose outputs are compared, here and on a GPU.
+pub(crate) const MODELS: [&str; 1] = ["bert"];
+
 fn open(name: &str, percent: u64) -> Runtime {
     let path = asset(name);
     let model_bytes = Runtime::builder(&path).open().unwrap().plan(1).unwrap().model_bytes;
@@ -77,9 +80,9 @@ pub(crate) fn check_bert(runtime: &Runtime, name: &str) {
 }
 
 #[test]
-fn bert_equals_transformers_at_every_budget() {
-    for percent in [100, 50, 25] {
-        check_bert(&open("tiny/bert", percent), &format!("bert at {percent} %"));
+fn encoders_equal_transformers_at_every_budget() {
+    for (name, percent) in MODELS.iter().flat_map(|name| [100, 50, 25].map(|percent| (name, percent))) {
+        check_bert(&open(&format!("tiny/{name}"), percent), &format!("{name} at {percent} %"));
     }
 }
 

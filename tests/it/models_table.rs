@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::golden_models::{Format, GOLDEN_MODELS};
+use crate::{encoders, seq2seq};
 
 /// Set to write the table instead of comparing it.
 const REWRITE: &str = "SMOKE_REWRITE_DOCS";
@@ -26,6 +27,11 @@ fn table() -> String {
             }
         });
         table += &format!("| {architecture} | {} |\n", cells.join(" | "));
+    }
+    // Their tests, on both backends, go through the same lists.
+    for name in encoders::MODELS.into_iter().chain(seq2seq::MODELS) {
+        let cells = Format::ALL.map(|format| if format == Format::Safetensors { "flex, wgpu" } else { "" });
+        table += &format!("| {} | {} |\n", name.to_uppercase(), cells.join(" | "));
     }
     table
 }

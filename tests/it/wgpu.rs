@@ -3,7 +3,7 @@
 use smoke_runtime::{AtEnd, DeviceKind, GenerateOptions, Prompt, Runtime};
 use smoke_tests::{Goldens, asset};
 
-use crate::encoders::{check_bert, check_embeddings};
+use crate::encoders::{self, check_bert, check_embeddings};
 use crate::golden_models::GOLDEN_MODELS;
 use crate::seq2seq;
 use crate::tiny_models::{check_greedy_tokens, check_logits_and_hidden_states};
@@ -24,8 +24,10 @@ fn encoders_equal_transformers_on_wgpu() {
         let builder = Runtime::builder(asset(&format!("tiny/{name}")));
         builder.memory("4MB").device(DeviceKind::Wgpu).open().unwrap()
     };
-    check_bert(&open("bert"), "bert");
-    check_embeddings(&open("bert"), "bert");
+    for name in encoders::MODELS {
+        check_bert(&open(name), name);
+        check_embeddings(&open(name), name);
+    }
     for name in seq2seq::MODELS {
         let runtime = open(name);
         seq2seq::check_logits_and_hidden_states(&runtime, name);
