@@ -62,7 +62,7 @@ pub(crate) const GOLDEN_MODELS: &[GoldenModel] = &[
     on_flex("LLaMA", Format::ShardedPyTorch, "llama-bin-sharded"),
     on_flex("LLaMA", Format::Gguf, "llama"),
     on_flex_and_wgpu("Mistral", Format::Safetensors, "mistral"),
-    on_flex("Mixtral", Format::Safetensors, "mixtral"),
+    on_flex_and_wgpu("Mixtral", Format::Safetensors, "mixtral"),
     on_flex("Mixtral", Format::Gguf, "mixtral"),
     on_flex_and_wgpu("Qwen2", Format::Safetensors, "qwen2"),
     on_flex("Qwen2", Format::Gguf, "qwen2"),

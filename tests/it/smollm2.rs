@@ -1,5 +1,8 @@
 //! The trained model, SmolLM2-135M-Instruct with 4-bit weights, against Transformers on the same weights in f32.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use smoke_runtime::models::Want;
 use smoke_runtime::models::parts::{KvCache, KvEncoding};
 use smoke_runtime::{AtEnd, GenerateOptions, Message, Prompt, Runtime, Statistics};
@@ -44,6 +47,35 @@ fn greedy_tokens_are_the_golden_ones_at_every_budget() {
         assert!(statistics.peak_bytes <= statistics.budget_bytes, "at {percent} %: {statistics:?}");
         assert_eq!(statistics.budget_bytes, statistics.model_bytes * percent / 100);
     }
+}
+
+#[test]
+fn the_budget_may_change_while_the_prompt_goes_through() {
+    let prompt: Vec<u32> = goldens().ids("input_ids").repeat(12);
+    let options = GenerateOptions { max_tokens: 3, at_end: AtEnd::Ignore, ..Default::default() };
+    let (expected, ..) = generate(&open(100, "pinned"), Prompt::Tokens(prompt.clone()), options.clone());
+    let runtime = open(100, "pinned");
+    let budget = runtime.weights().streamer().budget();
+    let whole = budget.limit_bytes();
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let changing = scope.spawn(|| {
+            let mut accepted = 0;
+            for percent in [60, 100, 45, 75, 55].into_iter().cycle().take_while(|_| !is_done.load(Ordering::Relaxed)) {
+                // What the running part of the prompt needs is refused to give up, with an error.
+                accepted += u32::from(runtime.set_memory_bytes(whole * percent / 100).is_ok());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            accepted
+        });
+        let tokens = runtime.generate(Prompt::Tokens(prompt), options);
+        let generated =
+            tokens.and_then(|tokens| tokens.map(|token| token.map(|token| token.id)).collect::<Result<Vec<u32>, _>>());
+        is_done.store(true, Ordering::Relaxed);
+        assert!(changing.join().unwrap() > 3, "the budget never changed");
+        assert_eq!(generated.unwrap(), expected);
+    });
+    assert!(budget.used_bytes() <= budget.limit_bytes());
 }
 
 #[test]

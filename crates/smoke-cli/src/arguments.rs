@@ -219,7 +219,8 @@ pub(crate) struct ConvertArguments {
 pub(crate) enum TraceCommand {
     /// Runs a model and records which weights it uses, when, and what its predictors expect.
     ///
-    /// What is recorded does not depend on the memory that is allowed.
+    /// Which weights a token uses does not depend on the memory that is allowed; in how many parts a long prompt goes
+    /// through the model, and what is expected of experts, does.
     #[command(after_help = "Example:
   smoke trace record models/smollm2 --memory 50MB --prompt \"Why is the sky blue?\" --out smollm2.trace")]
     Record(RecordArguments),

@@ -174,7 +174,8 @@ impl<'a> Conversion<'a> {
         }
         for file in &self.side_files {
             let path = directory.path().join(&file.name);
-            let new = NewFile::create(&path, file.content.len() as u64);
+            let parent = path.parent().map_or(Ok(()), fs::create_dir_all);
+            let new = parent.and_then(|()| NewFile::create(&path, file.content.len() as u64));
             new.and_then(|new| new.write_at(&file.content, 0).and_then(|()| new.finish()))
                 .map_err(|cause| target.io(cause))?;
         }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 use smoke_core::Encoding;
@@ -29,7 +29,8 @@ const TAKEN: [&str; 5] = ["json", "txt", "model", "jinja", "md"];
 /// The largest that is taken along; tokenizers have some 10 MB.
 const LARGEST: u64 = 256 << 20;
 
-/// The files beside a checkpoint that belong to its model: all small ones of the usual kinds. The configuration's dtype
+/// The files beside a checkpoint that belong to its model: all small ones of the usual kinds, and the configurations of
+/// sentence-transformers' modules. The configuration's dtype
 /// becomes that of most of the weights.
 pub(crate) fn beside(checkpoint: &Checkpoint, index: &TensorIndex) -> Result<Vec<SideFile>, ConvertError> {
     let directory = &checkpoint.metadata().directory;
@@ -53,8 +54,24 @@ pub(crate) fn beside(checkpoint: &Checkpoint, index: &TensorIndex) -> Result<Vec
         }
         files.push(SideFile { name, content });
     }
+    let modules = files.iter().find(|file| file.name == "modules.json").map(|file| module_directories(&file.content));
+    for module in modules.unwrap_or_default() {
+        let path = directory.join(&module).join("config.json");
+        if path.is_file() {
+            files.push(SideFile { name: format!("{module}/config.json"), content: read(path)? });
+        }
+    }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(files)
+}
+
+/// The directories in which sentence-transformers keeps the configurations of a model's modules, as `1_Pooling`. Names
+/// that lead elsewhere are passed over.
+fn module_directories(modules: &[u8]) -> Vec<String> {
+    let modules: Vec<Value> = serde_json::from_slice(modules).unwrap_or_default();
+    let paths = modules.iter().filter_map(|module| module.get("path")?.as_str());
+    let is_plain = |path: &&str| matches!(Path::new(path).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    paths.filter(is_plain).map(str::to_owned).collect()
 }
 
 /// The configuration with another dtype, if it states one and the weights have one that it can state.

@@ -82,9 +82,13 @@ impl Target {
 fn is_model_directory(path: &Path) -> bool {
     let Ok(entries) = fs::read_dir(path) else { return false };
     let Ok(entries) = entries.collect::<io::Result<Vec<_>>>() else { return false };
-    let is_file = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| !kind.is_dir());
-    let has_config = entries.iter().any(|entry| entry.file_name() == "config.json");
-    entries.is_empty() || has_config && entries.iter().all(is_file)
+    let has = |name: &str| entries.iter().any(|entry| entry.file_name() == name);
+    // A module's directory, as sentence-transformers numbers them.
+    let is_module = |entry: &fs::DirEntry| {
+        has("modules.json") && entry.file_name().to_string_lossy().starts_with(|first: char| first.is_ascii_digit())
+    };
+    let belongs = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| !kind.is_dir()) || is_module(entry);
+    entries.is_empty() || has("config.json") && entries.iter().all(belongs)
 }
 
 /// A directory that is being written, under a name that nobody looks for. It gets its own name when all of it is on the

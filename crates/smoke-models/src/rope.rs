@@ -85,8 +85,14 @@ impl RopeDefaults {
         let turned = gguf.count_or(&key("dimension_count"), self.head_dim)?;
         let tensor = |name| factors(checkpoint, name, turned / 2, gguf);
         let original_context = gguf.or(&key("scaling.original_context_length"), 0)?;
-        let kind: String = gguf.or(&key("scaling.type"), "none".to_owned())?;
         let long_and_short = (tensor("rope_factors_long.weight")?, tensor("rope_factors_short.weight")?);
+        // Files from before the type was stated have a factor only, the oldest under another name.
+        let factor_key = [key("scaling.factor"), key("scale_linear")]
+            .into_iter()
+            .find_map(|key| gguf.optional::<f64>(&key).map(|factor| factor.map(|factor| (key, factor))).transpose())
+            .transpose()?;
+        let is_scaled = long_and_short.0.is_none() && factor_key.as_ref().is_some_and(|&(_, factor)| factor != 0.0);
+        let kind: String = gguf.or(&key("scaling.type"), if is_scaled { "linear" } else { "none" }.to_owned())?;
         let scaling = match (kind.as_str(), long_and_short) {
             ("none" | "longrope", (Some(long), Some(short))) => {
                 let context = gguf.count("max_position_embeddings")?;
@@ -101,7 +107,10 @@ impl RopeDefaults {
                 }
             }
             ("none", _) => RopeScaling::None,
-            ("linear", _) => RopeScaling::Linear { factor: gguf.positive(&key("scaling.factor"))? },
+            ("linear", _) => {
+                let key = factor_key.map_or_else(|| key("scaling.factor"), |(key, _)| key);
+                RopeScaling::Linear { factor: gguf.positive(&key)? }
+            }
             (other, _) => {
                 let reason = format!("key `{}` is `{other}`; supported: none, linear, longrope", key("scaling.type"));
                 return Err(gguf.invalid(reason));

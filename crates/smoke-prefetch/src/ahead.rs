@@ -13,6 +13,9 @@ use crate::planner::{Snapshot, default_read_ahead_bytes, horizon_steps, next_loa
 use crate::queue::Priority;
 use crate::streamer::Inner;
 
+/// Accesses of a trace that are kept: 4 MiB. It is no part of the budget.
+const LONGEST_TRACE: usize = 1 << 20;
+
 /// The future, as far as it is known, and what was made of it.
 pub(crate) struct Foresight {
     pub(crate) predictor: Box<dyn AccessPredictor>,
@@ -128,7 +131,7 @@ impl Inner {
 
     fn note(&self, foresight: &mut Foresight, access: Access) {
         foresight.predictor.observe(access);
-        if self.setting.record_trace {
+        if self.setting.record_trace && foresight.trace.len() < LONGEST_TRACE {
             foresight.trace.push(access.unit);
         }
         foresight.ahead.retain(|ahead| {

@@ -69,7 +69,7 @@ impl StreamerBuilder {
         self
     }
 
-    /// Whether [`Streamer::trace`] records; off by default, since a trace grows without end.
+    /// Whether [`Streamer::trace`] records; off by default.
     pub fn record_trace(mut self, record: bool) -> Self {
         self.record_trace = record;
         self

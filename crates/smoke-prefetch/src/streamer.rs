@@ -275,8 +275,8 @@ impl Streamer {
         drop(before);
     }
 
-    /// The units acquired since the streamer was built or its statistics were reset, in order; empty unless the builder
-    /// was told to record.
+    /// The units acquired since the streamer was built or its statistics were reset, in order, the first million of
+    /// them; empty unless the builder was told to record.
     pub fn trace(&self) -> Vec<UnitId> {
         self.inner.foresight().trace.clone()
     }

@@ -66,8 +66,9 @@ impl Plan {
 /// What a plan holds for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
-    /// One text, of which a decoder sees `context` tokens in all, and an encoder, where there is one, `source` at once.
-    Generation { context: usize, source: usize },
+    /// One text, of which a decoder sees `context` tokens in all, `pass` of them at once, and an encoder, where there is
+    /// one, `source` at once.
+    Generation { context: usize, source: usize, pass: usize },
     /// Texts side by side in an encoder, each padded to as many tokens.
     Embedding { rows: usize, tokens: usize },
 }
@@ -78,6 +79,14 @@ impl Load {
         match self {
             Self::Generation { context, .. } => context,
             Self::Embedding { .. } => 0,
+        }
+    }
+
+    /// The same with so many tokens in the decoder at once.
+    pub(crate) fn with_pass(self, tokens: usize) -> Self {
+        match self {
+            Self::Generation { context, source, .. } => Self::Generation { context, source, pass: tokens },
+            other => other,
         }
     }
 }
@@ -116,8 +125,8 @@ impl Sizes<'_> {
         let tokens = tokens.clamp(1, self.model.config().max_positions);
         match self.model {
             Model::Encoder(_) => Load::Embedding { rows: 1, tokens },
-            Model::EncoderDecoder(_) => Load::Generation { context: tokens, source: tokens },
-            _ => Load::Generation { context: tokens, source: 0 },
+            Model::EncoderDecoder(_) => Load::Generation { context: tokens, source: tokens, pass: 1 },
+            _ => Load::Generation { context: tokens, source: 0, pass: 1 },
         }
     }
 
@@ -134,7 +143,7 @@ impl Sizes<'_> {
                     prompt_kv_bytes: 0,
                 }
             }
-            (Load::Generation { context, source }, Model::EncoderDecoder(model)) => {
+            (Load::Generation { context, source, .. }, Model::EncoderDecoder(model)) => {
                 let prompt_bytes = model.encode_activation_bytes(device, 1, source, Keep::Last);
                 Needs {
                     kept_bytes: self.keys_and_values.bytes(1, context) + self.keys_and_values.bytes(1, source),
@@ -144,13 +153,13 @@ impl Sizes<'_> {
                     prompt_kv_bytes: model.encoder().encoder_kv_shape().bytes(1, source),
                 }
             }
-            (Load::Generation { context, .. }, _) => {
+            (Load::Generation { context, pass, .. }, _) => {
                 let bytes = |tokens| config.activation_bytes(device, 1, tokens, context, Want::LastLogits);
                 Needs {
                     kept_bytes: self.keys_and_values.bytes(1, context),
                     pass_bytes: bytes(1),
                     prompt_bytes: bytes(context),
-                    least_prompt_bytes: bytes(1),
+                    least_prompt_bytes: bytes(pass),
                     prompt_kv_bytes: 0,
                 }
             }
@@ -178,7 +187,7 @@ impl Sizes<'_> {
         let unit_bytes: Vec<u64> = self.units.units().map(|unit| self.units.buffer_bytes(unit)).collect();
         let largest_unit_bytes = unit_bytes.iter().copied().max().unwrap_or(0);
         let context_tokens = match load {
-            Load::Generation { context, source } => context.saturating_add(source),
+            Load::Generation { context, source, .. } => context.saturating_add(source),
             Load::Embedding { rows, tokens } => rows.saturating_mul(tokens),
         };
         let needs = self.needs(load);

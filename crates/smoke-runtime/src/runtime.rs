@@ -180,13 +180,14 @@ impl Runtime {
 
     /// Sets another budget, from any thread, also while tokens are generated: they stay the same, only their speed
     /// changes. When this returns, no more than `bytes` are used, but for the unit and the activations in use at the
-    /// moment, which give way within the next product.
+    /// moment, which give way within the next product. Of two generations that go on at once, the one that began last is
+    /// taken care of.
     ///
     /// # Errors
     /// [`RuntimeError`] if the budget cannot hold the generation that runs; then nothing changes.
     pub fn set_memory_bytes(&self, bytes: u64) -> Result<(), RuntimeError> {
-        let load = *self.load.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = self.sizes().plan(bytes, load)?;
+        let load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = self.sizes().plan(bytes, *load)?;
         // First what is to stay, so that the right units go.
         self.pinned.set(plan.pinned.iter().copied());
         Ok(self.weights.streamer().set_memory_limit(bytes)?)
@@ -283,7 +284,21 @@ struct Progress {
     /// Of the streamer, at the first token.
     at_first: StreamStats,
     passes_at_first: usize,
-    accesses_at_first: usize,
+    /// The most memory that weights could have in any pass.
+    weight_capacity_bytes: u64,
+    /// What no policy could help reading in the passes after the first token, had they gone on for ever.
+    least_bytes_read: u64,
+}
+
+impl Progress {
+    /// Counts a pass in which weights could have so much memory.
+    fn count_pass(&mut self, plan: &Plan, weight_capacity_bytes: u64) {
+        self.passes += 1;
+        self.weight_capacity_bytes = self.weight_capacity_bytes.max(weight_capacity_bytes);
+        if self.first.is_some() {
+            self.least_bytes_read += plan.pass_bytes.saturating_sub(weight_capacity_bytes);
+        }
+    }
 }
 
 impl Generation<'_> {
@@ -316,7 +331,7 @@ impl Generation<'_> {
         let since_first =
             |now: Duration, at_first| if first.is_some() { now.saturating_sub(at_first) } else { Duration::ZERO };
         let (min_bytes_read_per_token, min_byte_hit_rate) = if self.runtime.routed.is_empty() {
-            (self.plan.least_streamed_bytes(), self.min_byte_hit_rate())
+            (self.progress.least_bytes_read.checked_div(later_passes).unwrap_or(0), self.min_byte_hit_rate())
         } else {
             self.min_of_trace(later_passes)
         };
@@ -347,14 +362,14 @@ impl Generation<'_> {
         let streamer = self.runtime.weights.streamer();
         let unit_bytes: Vec<u64> = streamer.units().units().map(|unit| streamer.units().buffer_bytes(unit)).collect();
         let trace = streamer.trace();
-        let min = |trace: &[UnitId]| min_bound(trace.chunks(1), &unit_bytes, self.plan.weight_capacity_bytes());
-        let until_first = &trace[..self.progress.accesses_at_first.min(trace.len())];
+        let min = |trace: &[UnitId]| min_bound(trace.chunks(1), &unit_bytes, self.progress.weight_capacity_bytes);
+        let until_first = &trace[..trace.len().min(self.progress.at_first.accesses as usize)];
         let (all, first) = (min(&trace), min(until_first));
         let later_bytes = all.missed_bytes().saturating_sub(first.missed_bytes());
         (later_bytes.checked_div(later_passes).unwrap_or(0), all.byte_hit_rate())
     }
 
-    /// MIN on the same accesses, with all the memory that weights may have had.
+    /// MIN on the same accesses from an empty cache, with all the memory that weights may have had.
     fn min_byte_hit_rate(&self) -> f64 {
         /// Passes that are simulated; from the middle of them on, one pass is like another.
         const SIMULATED: usize = 32;
@@ -364,7 +379,7 @@ impl Generation<'_> {
         let hits = |passes: usize| {
             let cycles = (0..passes).flat_map(|_| schedule.cycle.iter());
             let trace: Vec<UnitId> = schedule.prologue.iter().chain(cycles).copied().collect();
-            min_bound(trace.chunks(1), &unit_bytes, self.plan.weight_capacity_bytes())
+            min_bound(trace.chunks(1), &unit_bytes, self.progress.weight_capacity_bytes)
         };
         let passes = self.progress.passes;
         let whole = hits(passes.min(SIMULATED));
@@ -377,23 +392,37 @@ impl Generation<'_> {
         beyond(whole.hit_bytes, half.hit_bytes) / beyond(whole.accessed_bytes, half.accessed_bytes)
     }
 
-    /// Runs `tokens` through the model and keeps the logits of the last.
-    fn pass(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
-        let Runtime { weights, device, .. } = self.runtime;
-        let cache = self.session.cache();
-        let context = cache.len() + tokens.len();
-        if self.runtime.keys_and_values.bytes(1, context) > cache.bytes() {
+    /// Runs as many of `tokens` through the model as memory allows at once, keeps the logits of the last, and says how many
+    /// that were.
+    fn pass(&mut self, tokens: &[u32]) -> Result<usize, RuntimeError> {
+        let Runtime { model, weights, device, keys_and_values, .. } = self.runtime;
+        // Nobody changes the budget until it is known what this pass needs; then nobody changes it to less.
+        let mut load = self.runtime.load.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = weights.streamer().budget().limit_bytes();
+        let count = match tokens {
+            [_] => 1,
+            _ => {
+                let taken = self.plan.kv_cache_bytes + self.plan.activation_bytes + 2 * self.plan.largest_unit_bytes;
+                prefill_chunk(model.config(), *device, tokens.len(), limit.saturating_sub(taken) / 2)
+            }
+        };
+        let tokens = &tokens[..count];
+        *load = self.session.planned().with_pass(count);
+        let context = self.session.cache().len() + count;
+        if keys_and_values.bytes(1, context) > self.session.cache().bytes() {
             // What later tokens will need may hold weights until then.
             let pinned = self.runtime.plan_load(self.session.load_at(context))?.pinned;
             self.runtime.pinned.set(pinned);
         }
+        drop(load);
         let one_token = self.session.activation_bytes(*device, 1, self.session.planned().context());
-        let bytes = self.session.activation_bytes(*device, tokens.len(), context);
+        let bytes = self.session.activation_bytes(*device, count, context);
         let _beyond_one_token = weights.streamer().make_room(bytes.saturating_sub(one_token))?;
         let output = self.session.forward(weights, tokens)?;
         output.logits.copy_into(&mut self.logits);
-        self.progress.passes += 1;
-        Ok(())
+        self.progress
+            .count_pass(&self.plan, limit.saturating_sub(self.session.kept_bytes() + self.plan.activation_bytes));
+        Ok(count)
     }
 
     fn prefill(&mut self) -> Result<(), RuntimeError> {
@@ -402,24 +431,25 @@ impl Generation<'_> {
         self.prompt = prompt;
         // What many tokens took is more than what one token is charged for.
         self.runtime.weights.release();
+        *self.runtime.load.lock().unwrap_or_else(PoisonError::into_inner) = self.session.planned();
         result
     }
 
     fn prefill_with(&mut self, prompt: &[u32]) -> Result<(), RuntimeError> {
-        let Runtime { model, weights, device, keys_and_values, .. } = self.runtime;
+        let Runtime { model, weights, keys_and_values, .. } = self.runtime;
         if let Model::EncoderDecoder(_) = model {
             let prompt_bytes = self.runtime.sizes().prompt_bytes(self.session.planned());
             let activations = weights.streamer().make_room(prompt_bytes)?;
             let start = self.session.read(weights, prompt, *keys_and_values)?;
             weights.release();
             drop(activations);
-            return start.map_or(Ok(()), |start| self.pass(&[start]));
+            return start.map_or(Ok(()), |start| self.pass(&[start]).map(drop));
         }
-        let budget_bytes = weights.streamer().budget().limit_bytes();
-        let taken_bytes = self.plan.kv_cache_bytes + 2 * self.plan.largest_unit_bytes;
-        let room = budget_bytes.saturating_sub(taken_bytes) / 2;
-        let chunk = prefill_chunk(model.config(), *device, prompt.len(), room);
-        prompt.chunks(chunk).try_for_each(|tokens| self.pass(tokens))
+        let mut rest = prompt;
+        while !rest.is_empty() {
+            rest = &rest[self.pass(rest)?..];
+        }
+        Ok(())
     }
 
     fn step(&mut self) -> Result<Option<Token>, RuntimeError> {
@@ -430,7 +460,9 @@ impl Generation<'_> {
         match self.next {
             Next::Prompt => self.prefill()?,
             Next::Token(_) if self.session.cache().len() >= self.session.cache().capacity() => return Ok(None),
-            Next::Token(token) => self.pass(&[token])?,
+            Next::Token(token) => {
+                self.pass(&[token])?;
+            }
             Next::Nothing => return Ok(None),
         }
         let id = self.sampler.sample(&self.logits)?;
@@ -444,7 +476,6 @@ impl Generation<'_> {
             self.progress.first = self.progress.last;
             self.progress.at_first = self.runtime.weights.streamer().stats();
             self.progress.passes_at_first = self.progress.passes;
-            self.progress.accesses_at_first = self.runtime.weights.streamer().trace().len();
         }
         let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).transpose()?.unwrap_or_default();
         Ok(Some(Token { id, text }))

@@ -32,12 +32,16 @@ impl<'a> Session<'a> {
             return Err(ModelError::TooLong { tokens: prompt_tokens, limit, what: "the model's context" }.into());
         }
         match model {
-            Model::Decoder(_) => {
-                Ok(Load::Generation { context: prompt_tokens.saturating_add(max_tokens).min(limit), source: 0 })
-            }
-            Model::EncoderDecoder(_) => {
-                Ok(Load::Generation { context: max_tokens.saturating_add(1).min(limit), source: prompt_tokens })
-            }
+            Model::Decoder(_) => Ok(Load::Generation {
+                context: prompt_tokens.saturating_add(max_tokens).min(limit),
+                source: 0,
+                pass: 1,
+            }),
+            Model::EncoderDecoder(_) => Ok(Load::Generation {
+                context: max_tokens.saturating_add(1).min(limit),
+                source: prompt_tokens,
+                pass: 1,
+            }),
             other => Err(RuntimeError::NoText { architecture: other.config().architecture, kind: other.kind() }),
         }
     }
@@ -55,6 +59,15 @@ impl<'a> Session<'a> {
         &self.cache
     }
 
+    /// Bytes of keys and values, those of what an encoder has read among them.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let source = match &self.model {
+            Generator::EncoderDecoder(_, Some(source)) => source.keys_and_values.bytes(),
+            _ => 0,
+        };
+        self.cache.bytes() + source
+    }
+
     /// What was planned for.
     pub(crate) fn planned(&self) -> Load {
         self.load
@@ -63,7 +76,7 @@ impl<'a> Session<'a> {
     /// The load of a decoder that has seen `context` tokens.
     pub(crate) fn load_at(&self, context: usize) -> Load {
         match self.load {
-            Load::Generation { source, .. } => Load::Generation { context, source },
+            Load::Generation { source, pass, .. } => Load::Generation { context, source, pass },
             other => other,
         }
     }

@@ -99,10 +99,12 @@ fn rope_scaling(checkpoint: &Checkpoint, keys: &Keys<'_>, head_dim: u64, theta: 
     if turned != head_dim {
         return Err(keys.invalid(&format!("`llama.rope.dimension_count` is {turned}, but heads have {head_dim}")));
     }
-    match keys.metadata.str("llama.rope.scaling.type").unwrap_or("none") {
+    // Files from before the type was stated have a factor only, the oldest under another name.
+    let factor = keys.float("rope.scaling.factor").or_else(|| keys.float("rope.scale_linear"));
+    let unsaid = if factor.is_some_and(|factor| factor != 0.0) { "linear" } else { "none" };
+    match keys.metadata.str("llama.rope.scaling.type").unwrap_or(unsaid) {
         "none" => {}
         "linear" => {
-            let factor = keys.float("rope.scaling.factor");
             let factor = factor.ok_or_else(|| keys.invalid("key `llama.rope.scaling.factor` is missing"))?;
             return Ok(json!({"rope_type": "linear", "factor": factor}));
         }

@@ -1,6 +1,7 @@
 //! Between safetensors and GGUF, against files that other programs made.
 
 use safetensors::SafeTensors;
+use smoke_convert::{Conversion, ConvertOptions, Existing};
 use smoke_core::Encoding;
 use smoke_storage::{GgufValue, WeightSource};
 
@@ -176,4 +177,32 @@ fn shards_are_no_larger_than_asked_and_have_their_index() {
     let notes = convert(&target, &one, &dtypes(&[])).unwrap();
     assert!(notes[0].contains("config.json"), "{notes:?}");
     assert!(tensors(&one) == tensors(&target));
+}
+
+#[test]
+fn the_modules_of_sentence_transformers_come_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, target) = (directory.path().join("source"), directory.path().join("target"));
+    std::fs::create_dir_all(source.join("1_Pooling")).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(asset("tiny/bert").join(name), source.join(name)).unwrap();
+    }
+    let modules =
+        r#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "../outside"}, {"path": "/tmp"}, {"path": "2_Gone"}]"#;
+    std::fs::write(source.join("modules.json"), modules).unwrap();
+    std::fs::write(source.join("1_Pooling/config.json"), "{\"word_embedding_dimension\": 64}").unwrap();
+    std::fs::create_dir(directory.path().join("outside")).unwrap();
+    std::fs::write(directory.path().join("outside/config.json"), "{}").unwrap();
+    Conversion::plan(&open(&source), &target, &dtypes(&["f16"])).unwrap().write(&mut |_| {}).unwrap();
+    let pooling = std::fs::read_to_string(target.join("1_Pooling/config.json")).unwrap();
+    assert_eq!(pooling, "{\"word_embedding_dimension\": 64}");
+    let mut written: Vec<_> =
+        std::fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    written.sort();
+    assert_eq!(written, ["1_Pooling", "config.json", "model.safetensors", "modules.json", "tokenizer.json"]);
+    // Such a directory is a model's, and may be replaced by one.
+    let checkpoint = open(&source);
+    let options = ConvertOptions { existing: Existing::Replace, ..ConvertOptions::default() };
+    Conversion::plan(&checkpoint, &target, &options).unwrap().write(&mut |_| {}).unwrap();
+    assert!(tensors(&source) == tensors(&target));
 }

@@ -46,6 +46,9 @@ pub(super) struct Tensor {
     pub(super) strides: Value,
 }
 
+/// More dimensions than any tensor has.
+pub(super) const MOST_DIMENSIONS: usize = 64;
+
 /// The objects of one or several pickles, by their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Objects(Vec<Object>);
@@ -85,10 +88,11 @@ impl Objects {
         if let Object::Tensor(tensor) = self.get(value)? { Some(**tensor) } else { None }
     }
 
-    /// The integers of a tuple, such as a shape.
+    /// The integers of a tuple that is a shape. A longer one than any tensor has is none: thousands of tensors may name
+    /// the same, and each would copy it.
     pub(super) fn integers(&self, value: Value) -> Option<Vec<i64>> {
         let int = |value: &Value| if let Value::Int(number) = *value { Some(number) } else { None };
-        self.tuple(value)?.iter().map(int).collect()
+        self.tuple(value).filter(|tuple| tuple.len() <= MOST_DIMENSIONS)?.iter().map(int).collect()
     }
 
     /// All storages that were named.

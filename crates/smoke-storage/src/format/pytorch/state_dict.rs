@@ -2,7 +2,7 @@ use smoke_core::Encoding;
 
 use super::SAVE_AGAIN;
 use super::globals;
-use super::objects::{Objects, Tensor, Value};
+use super::objects::{MOST_DIMENSIONS, Objects, Tensor, Value};
 use super::tape;
 use crate::format::FormatError;
 use crate::index::TensorInfo;
@@ -75,7 +75,9 @@ impl View {
             return Err(FormatError::UnsupportedEncoding { name, encoding, supported: "F32, F16 or BF16" });
         };
         let (Some(shape), Some(strides)) = (objects.integers(shape), objects.integers(strides)) else {
-            return Err(FormatError::header(format!("tensor `{name}` has no shape or no strides")));
+            return Err(FormatError::header(format!(
+                "tensor `{name}` has no shape and strides of at most {MOST_DIMENSIONS} dimensions"
+            )));
         };
         let dimensions: Option<Vec<u64>> = shape.iter().map(|&n| n.try_into().ok()).collect();
         let Some(dimensions) = dimensions.filter(|dimensions| dimensions.len() == strides.len()) else {
