@@ -12,6 +12,7 @@ mod minilm;
 mod models_table;
 mod moe_traces;
 mod options;
+mod placement;
 mod seq2seq;
 mod smollm2;
 mod tiny_models;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 use smoke_prefetch::StreamError;
 use smoke_quant::PackedMatrix;
 use smoke_storage::Extent;
@@ -168,12 +168,7 @@ impl Linear {
         let mut columns = Vec::new();
         let mut sum: Option<Tensor<2>> = None;
         for piece in &self.weight.pieces {
-            let lease = weights.lease(&self.weight, piece)?;
-            let mut values = vec![0.0_f32; piece.rows * self.weight.columns()];
-            smoke_quant::decode(self.weight.encoding, lease.part(piece.part), &mut values)
-                .map_err(WeightError::packed(&self.weight.name))?;
-            let data = TensorData::new(values, [piece.rows, self.weight.columns()]);
-            let matrix = Tensor::<2>::from_data(data, (weights.device(), DType::F32));
+            let matrix = weights.matrix(&self.weight, piece)?;
             match self.orientation {
                 Orientation::OutputsByInputs => columns.push(x.clone().matmul(matrix.transpose())),
                 Orientation::InputsByOutputs => {

@@ -1,6 +1,7 @@
 //! From tensors to units: which bytes of a checkpoint are loaded together, and in which order they are used.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,7 +21,27 @@ pub struct PlacedTensor {
     /// Where its rows lie, first row first. Rows are slices along the outermost dimension; a tensor of one dimension is
     /// one row.
     pub pieces: Vec<Piece>,
+    /// Where it stays between two uses.
+    pub residence: Residence,
 }
+
+/// Where weights stay between two uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residence {
+    /// In memory as far as the planner finds room, else on the disk.
+    #[default]
+    Planned,
+    /// In memory.
+    Memory,
+    /// On the disk: the planner keeps no room for them, and they are the first to give way.
+    Stream,
+    /// On the device, decoded: read and uploaded at their first use and kept. For matrices; on the host it is as
+    /// [`Planned`](Self::Planned).
+    Device,
+}
+
+/// Says where a tensor stays, by its name and its elements.
+type Reside<'a> = Box<dyn FnMut(&str, u64) -> Residence + 'a>;
 
 /// Some rows of a tensor, in one unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +137,6 @@ pub enum LayoutError {
 /// Tensors that are placed one after another share a unit until it holds the unit size; a larger tensor is cut by rows
 /// over several units. Small units cost less residency for what streams through, large ones fewer reads; see
 /// [`unit_bytes_for`](Self::unit_bytes_for).
-#[derive(Debug)]
 pub struct Layout<'a> {
     index: &'a TensorIndex,
     map: UnitMapBuilder,
@@ -127,6 +147,11 @@ pub struct Layout<'a> {
     /// Whether an expert is being placed: into the unit that was begun last, whatever its size.
     is_routed: bool,
     routed: Vec<RoutedUnit>,
+    reside: Option<Reside<'a>>,
+    /// Of the tensors in the unit that is open.
+    residence: Residence,
+    /// By unit.
+    residences: Vec<Residence>,
     placed: HashMap<String, Arc<PlacedTensor>>,
 }
 
@@ -143,6 +168,9 @@ impl<'a> Layout<'a> {
             schedule: Schedule::default(),
             is_routed: false,
             routed: Vec::new(),
+            reside: None,
+            residence: Residence::default(),
+            residences: Vec::new(),
             placed: HashMap::new(),
         }
     }
@@ -169,6 +197,18 @@ impl<'a> Layout<'a> {
         if self.phase != phase {
             (self.phase, self.filled_bytes) = (phase, None);
         }
+    }
+
+    /// Asks `reside` where each tensor stays that is placed from here on, by its name and its number of elements. No unit
+    /// has tensors that stay in different places. What stays on the device is used once, before the passes, as far as
+    /// the schedule goes. Experts stay where the policy leaves them.
+    pub fn reside(&mut self, reside: impl FnMut(&str, u64) -> Residence + 'a) {
+        self.reside = Some(Box::new(reside));
+    }
+
+    /// Where the units stay, by number.
+    pub fn residences(&self) -> &[Residence] {
+        &self.residences
     }
 
     /// Finds `name` and checks that it is a weight of `shape`.
@@ -202,6 +242,7 @@ impl<'a> Layout<'a> {
         let rows = if shape.len() < 2 { 1 } else { shape[0] };
         let columns = shape.iter().product::<usize>() / rows.max(1);
         let row_bytes = row_bytes(name, info.encoding, columns)?;
+        let residence = self.residence_of(name, shape, cut);
         let mut pieces = Vec::new();
         let mut first_row = 0;
         while first_row < rows {
@@ -219,8 +260,8 @@ impl<'a> Layout<'a> {
             pieces.push(Piece { part: self.push(extent), first_row, rows });
             first_row += rows;
         }
-        let placed =
-            Arc::new(PlacedTensor { name: name.to_owned(), encoding: info.encoding, shape: shape.to_vec(), pieces });
+        let (name_kept, shape) = (name.to_owned(), shape.to_vec());
+        let placed = Arc::new(PlacedTensor { name: name_kept, encoding: info.encoding, shape, pieces, residence });
         self.placed.insert(name.to_owned(), Arc::clone(&placed));
         Ok(placed)
     }
@@ -250,7 +291,8 @@ impl<'a> Layout<'a> {
         let part = self.push(Extent { offset, len, ..info.extent });
         let pieces = vec![Piece { part, first_row: 0, rows: rows.len() }];
         let shape = vec![rows.len(), columns];
-        Ok(Arc::new(PlacedTensor { name: name.to_owned(), encoding: info.encoding, shape, pieces }))
+        let residence = Residence::Planned;
+        Ok(Arc::new(PlacedTensor { name: name.to_owned(), encoding: info.encoding, shape, pieces, residence }))
     }
 
     /// Places an expert: whatever `place` places becomes one unit, which is no part of the schedule but used, if a router
@@ -285,6 +327,23 @@ impl<'a> Layout<'a> {
         (self.map.finish(self.index).expect("every extent is of a validated index"), self.schedule)
     }
 
+    /// Where a tensor stays; the next unit begins with it if that is another place than before.
+    fn residence_of(&mut self, name: &str, shape: &[usize], cut: Cut) -> Residence {
+        if self.is_routed {
+            return Residence::Planned;
+        }
+        let elements = shape.iter().map(|&n| n as u64).product();
+        let residence = match self.reside.as_mut().map_or(Residence::Planned, |reside| reside(name, elements)) {
+            // Vectors are small, and used by the host's code for tensors.
+            Residence::Device if cut == Cut::Whole => Residence::Memory,
+            other => other,
+        };
+        if residence != self.residence {
+            (self.residence, self.filled_bytes) = (residence, None);
+        }
+        residence
+    }
+
     /// Rows for the next piece: what the open unit still takes, or what an empty one takes if that are only a few.
     fn rows_that_fit(&self, row_bytes: u64, rows_left: usize) -> usize {
         /// A product with fewer rows costs more than the room that it would use.
@@ -301,7 +360,9 @@ impl<'a> Layout<'a> {
         }
         let fits = self.filled_bytes.is_some_and(|filled| filled + extent.len <= self.unit_bytes);
         if !fits {
-            self.map.begin_unit();
+            let unit = self.map.begin_unit();
+            self.residences.resize(unit.index(), Residence::Planned);
+            self.residences.push(self.residence);
             self.filled_bytes = Some(0);
         }
         self.filled_bytes = self.filled_bytes.map(|filled| filled + extent.len);
@@ -311,14 +372,27 @@ impl<'a> Layout<'a> {
     }
 
     fn schedule_use(&mut self, unit: UnitId) {
+        let stays_on_device = self.residences.get(unit.index()) == Some(&Residence::Device);
         let units = match self.phase {
+            Phase::Aside => return,
+            _ if stays_on_device => &mut self.schedule.prologue,
             Phase::Prologue => &mut self.schedule.prologue,
             Phase::Pass => &mut self.schedule.cycle,
-            Phase::Aside => return,
         };
         if units.last() != Some(&unit) {
             units.push(unit);
         }
+    }
+}
+
+impl fmt::Debug for Layout<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layout")
+            .field("unit_bytes", &self.unit_bytes)
+            .field("schedule", &self.schedule)
+            .field("routed", &self.routed)
+            .field("residences", &self.residences)
+            .finish_non_exhaustive()
     }
 }
 

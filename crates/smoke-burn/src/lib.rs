@@ -30,6 +30,6 @@ mod weights;
 pub use activations::{Activations, Floats, Place};
 pub use attach::{AttachError, Stream, StreamOptions, Streamed};
 pub use device::{DeviceError, DeviceKind};
-pub use layout::{Cut, Layout, LayoutError, Phase, Piece, PlacedTensor};
+pub use layout::{Cut, Layout, LayoutError, Phase, Piece, PlacedTensor, Residence};
 pub use parameter::StreamedParameter;
 pub use weights::{WeightError, Weights};

@@ -1,5 +1,6 @@
 //! The weights of one model on one device: bytes on the disk that become tensors for the moment of their use.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,9 +8,10 @@ use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData}
 use smoke_core::{Encoding, Permit, UnitId};
 use smoke_prefetch::{StreamError, Streamer, UnitLease};
 use smoke_quant::PackedError;
+use smoke_storage::PartId;
 
 use crate::activations::{FloatPool, Floats};
-use crate::layout::{Piece, PlacedTensor};
+use crate::layout::{Piece, PlacedTensor, Residence};
 
 /// Why a weight could not be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -60,6 +62,8 @@ struct Shared {
     on_host: bool,
     current: Mutex<Option<UnitLease>>,
     floats: FloatPool,
+    /// Matrices that stay on the device.
+    on_device: Mutex<HashMap<PartId, Tensor<2>>>,
 }
 
 impl Weights {
@@ -73,6 +77,7 @@ impl Weights {
                 on_host,
                 current: Mutex::new(None),
                 floats: FloatPool::default(),
+                on_device: Mutex::default(),
             }),
         }
     }
@@ -196,6 +201,29 @@ impl Weights {
                 .map_err(WeightError::packed(&placed.name))?;
         }
         Ok(())
+    }
+
+    /// Some rows of a matrix as floats on the device, `[rows, columns]`: decoded and uploaded for this use, or the first
+    /// time only where the matrix [stays](Residence::Device) there.
+    ///
+    /// # Errors
+    /// [`WeightError`] if the bytes cannot be loaded or decoded.
+    pub fn matrix(&self, placed: &PlacedTensor, piece: &Piece) -> Result<Tensor<2>, WeightError> {
+        let stays = placed.residence == Residence::Device && !self.shared.on_host;
+        let kept = || self.shared.on_device.lock().unwrap_or_else(PoisonError::into_inner);
+        if stays && let Some(matrix) = kept().get(&piece.part) {
+            return Ok(matrix.clone());
+        }
+        let lease = self.lease(placed, piece)?;
+        let mut values = vec![0.0_f32; piece.rows * placed.columns()];
+        smoke_quant::decode(placed.encoding, lease.part(piece.part), &mut values)
+            .map_err(WeightError::packed(&placed.name))?;
+        let data = TensorData::new(values, [piece.rows, placed.columns()]);
+        let matrix = Tensor::<2>::from_data(data, (&self.shared.device, DType::F32));
+        if stays {
+            kept().insert(piece.part, matrix.clone());
+        }
+        Ok(matrix)
     }
 
     /// A whole tensor as floats on the device, in its stored shape.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use smoke_replay::predictors;
 use smoke_runtime::convert::DtypeRule;
-use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES, Speculation};
+use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES, PlaceRule, Speculation};
 
 /// Runs language models larger than memory: weights stream from the disk just before they are needed, and the memory
 /// that you allow is never exceeded.
@@ -89,6 +89,14 @@ pub(crate) struct MemoryArguments {
     /// How keys and values are kept: f32, f16 or int8. Less leaves more of the memory to weights.
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub(crate) kv_cache: KvEncoding,
+    /// Where weights stay between two uses: auto, ram, stream (read for each use, unless memory is left over) or device (on the GPU, read once), for all
+    /// of them, or PATTERN=PLACE for those whose names match, where * is any text. May be given several times: the first
+    /// that matches a tensor counts.
+    #[arg(long, value_name = "[PATTERN=]PLACE")]
+    pub(crate) place: Vec<PlaceRule>,
+    /// How much of the GPU's own memory to fill with weights, beside --memory.
+    #[arg(long, value_name = "SIZE", default_value = "0")]
+    pub(crate) device_memory: ByteSize,
     /// Convert weights while they are read: f32, f16, bf16, q8_0, i8_1, q4_0 or q4_1 for all of them, or PATTERN=DTYPE for
     /// those whose names match, where * is any text and ? any character, and `keep` leaves them as stored. May be given
     /// several times: the first that matches a tensor counts. Half the bytes hold twice the model in the same memory, but

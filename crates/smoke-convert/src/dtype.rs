@@ -76,7 +76,7 @@ impl FromStr for DtypeRule {
 impl DtypeRule {
     /// Whether a tensor of this name is meant.
     pub fn matches(&self, name: &str) -> bool {
-        matches(self.pattern.as_bytes(), name.as_bytes())
+        matches_pattern(&self.pattern, name)
     }
 }
 
@@ -138,6 +138,11 @@ fn fits(tensor: &TensorInfo, encoding: Encoding) -> bool {
 }
 
 /// Matches with one place to come back to: after a `*`, the longest text that it may stand for is tried last.
+/// Whether a name of a tensor is what a pattern means, in which `*` is any text and `?` any character.
+pub fn matches_pattern(pattern: &str, name: &str) -> bool {
+    matches(pattern.as_bytes(), name.as_bytes())
+}
+
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut name_at) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

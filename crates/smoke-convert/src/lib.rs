@@ -37,6 +37,6 @@ mod target;
 mod tokenizer;
 
 pub use conversion::{Conversion, ConvertOptions, Existing};
-pub use dtype::{DTYPES, DtypeRule, DtypeRules, ParseDtypeError};
+pub use dtype::{DTYPES, DtypeRule, DtypeRules, ParseDtypeError, matches_pattern};
 pub use error::ConvertError;
 pub use source::Converted;

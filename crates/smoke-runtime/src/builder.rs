@@ -14,6 +14,7 @@ use smoke_prefetch::{Speculation, Streamer};
 use smoke_storage::{Checkpoint, DiskProfile, ReaderKind, UnitMap, WeightSource};
 
 use crate::error::RuntimeError;
+use crate::placement::{DeviceMap, PlaceRule};
 use crate::plan::Sizes;
 use crate::runtime::Runtime;
 
@@ -33,6 +34,7 @@ pub struct RuntimeBuilder {
     speculation: Speculation,
     models: AutoModel,
     kv_encoding: KvEncoding,
+    map: DeviceMap,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,7 @@ impl RuntimeBuilder {
             speculation: Speculation::Gated,
             models: AutoModel::default(),
             kv_encoding: KvEncoding::default(),
+            map: DeviceMap::default(),
         }
     }
 
@@ -140,6 +143,20 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Says where weights stay, as in `model.layers.0.*=ram`: see [`PlaceRule`]. May be given several times; the first rule
+    /// that matches a tensor counts, and what no rule names goes where the planner finds room.
+    pub fn place(mut self, rule: PlaceRule) -> Self {
+        self.map.rules.push(rule);
+        self
+    }
+
+    /// How many bytes of a device's own memory are filled with weights that no rule names, decoded to `f32`, the first to
+    /// be used first. None unless said; it is no part of the budget.
+    pub fn device_memory_bytes(mut self, bytes: u64) -> Self {
+        self.map.device_bytes = bytes;
+        self
+    }
+
     /// Opens the model: reads its headers, configuration and tokenizer, but no weights.
     ///
     /// # Errors
@@ -161,8 +178,13 @@ impl RuntimeBuilder {
         let source = with_dtypes(Arc::clone(&checkpoint), &dtypes)?;
         let model_bytes = source.index().total_bytes();
         let mut layout = Layout::new(source.index(), source.alignment(), Layout::unit_bytes_for(model_bytes));
+        if self.device == DeviceKind::Cpu && (self.map.names_device() || self.map.device_bytes > 0) {
+            return Err(RuntimeError::NoDeviceMemory);
+        }
+        layout.reside(self.map.reside());
         let model = self.models.place(&checkpoint, &mut layout)?;
         let routed = layout.routed().to_vec();
+        let residences = layout.residences().to_vec();
         let (units, schedule) = layout.finish();
         let kv_encoding = if self.device == DeviceKind::Cpu { self.kv_encoding } else { KvEncoding::F32 };
         let keys_and_values = model.config().kv_shape(kv_encoding);
@@ -171,6 +193,7 @@ impl RuntimeBuilder {
             units: &units,
             schedule: &schedule,
             routed: &routed,
+            residences: &residences,
             model_bytes,
             device: self.device,
             keys_and_values,
@@ -225,6 +248,7 @@ impl RuntimeBuilder {
             tokenizer,
             schedule,
             routed,
+            residences,
             pinned,
             model_bytes,
             device,

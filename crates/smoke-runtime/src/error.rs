@@ -40,6 +40,19 @@ pub enum RuntimeError {
     /// The memory size cannot be read.
     #[error(transparent)]
     Memory(#[from] ParseByteSizeError),
+    /// Weights are to stay on a device that has no memory of its own.
+    #[error("weights cannot stay on `cpu`, which has no memory of its own: write `ram`, or choose another device")]
+    NoDeviceMemory,
+    /// Weights that are to stay in memory find no room there.
+    #[error(
+        "{wanted} of weights are to stay in memory, and {room} are left for them: allow more memory, or fewer `ram` rules"
+    )]
+    TooMuchToKeep {
+        /// What the rules name.
+        wanted: ByteSize,
+        /// What keys, values, activations and the units that stream leave.
+        room: ByteSize,
+    },
     /// No policy of this name.
     #[error("`{name}` is not an eviction policy: choose one of {known}")]
     UnknownPolicy {

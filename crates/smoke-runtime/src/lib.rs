@@ -7,6 +7,7 @@
 mod builder;
 mod embedder;
 mod error;
+mod placement;
 mod plan;
 mod probe;
 mod runtime;
@@ -17,6 +18,7 @@ mod threads;
 pub use builder::{POLICY_NAMES, RuntimeBuilder};
 pub use embedder::{EmbedOptions, Embedder, TooLong};
 pub use error::RuntimeError;
+pub use placement::{ParsePlaceError, PlaceRule};
 pub use plan::Plan;
 pub use probe::{Limit, Prediction, Probe};
 pub use runtime::{AtEnd, GenerateOptions, Generation, Prompt, Runtime, Token};

@@ -1,8 +1,8 @@
 //! What stays in memory and what streams, decided before anything is loaded.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
-use smoke_burn::DeviceKind;
+use smoke_burn::{DeviceKind, Residence};
 use smoke_core::{ByteSize, UnitId};
 use smoke_models::parts::KvShape;
 use smoke_models::{Keep, LmConfig, Model, Want};
@@ -113,6 +113,8 @@ pub(crate) struct Sizes<'a> {
     pub(crate) units: &'a UnitMap,
     pub(crate) schedule: &'a Schedule,
     pub(crate) routed: &'a [RoutedUnit],
+    /// By unit, as far as there are any that are not [`Residence::Planned`].
+    pub(crate) residences: &'a [Residence],
     pub(crate) model_bytes: u64,
     pub(crate) device: DeviceKind,
     pub(crate) keys_and_values: KvShape,
@@ -216,7 +218,7 @@ impl Sizes<'_> {
         let (shared_capacity, shared_streaming) =
             if routed_bytes > 0 { (capacity - streaming_bytes, 0) } else { (capacity, streaming_bytes) };
         let PinPlan { pinned, pinned_bytes, streamed_bytes, .. } =
-            pin_plan(&self.schedule.cycle, &unit_bytes, shared_capacity, shared_streaming);
+            self.pins(&unit_bytes, shared_capacity, shared_streaming)?;
         let missing_bytes = (routed_bytes + pinned_bytes).saturating_sub(capacity);
         let missed_bytes = token_bytes as f64 * missing_bytes as f64 / routed_bytes.max(1) as f64;
         let touched: HashSet<UnitId> = self.schedule.cycle.iter().copied().collect();
@@ -236,6 +238,32 @@ impl Sizes<'_> {
             minimum_bytes,
             pinned,
         })
+    }
+
+    /// What stays and what streams: what the rules say, and the best of the others.
+    fn pins(&self, unit_bytes: &[u64], capacity: u64, streaming: u64) -> Result<PinPlan, RuntimeError> {
+        let residence = |unit: &UnitId| self.residences.get(unit.index()).copied().unwrap_or_default();
+        let cycle = &self.schedule.cycle;
+        let of = |wanted: Residence| cycle.iter().copied().filter(move |unit| residence(unit) == wanted);
+        if cycle.iter().all(|unit| residence(unit) == Residence::Planned) {
+            return Ok(pin_plan(cycle, unit_bytes, capacity, streaming));
+        }
+        let bytes = |unit: &UnitId| unit_bytes[unit.index()];
+        let kept: BTreeSet<UnitId> = of(Residence::Memory).collect();
+        let kept_bytes: u64 = kept.iter().map(bytes).sum();
+        let streamed_bytes: u64 = of(Residence::Stream).map(|unit| bytes(&unit)).sum();
+        let planned: Vec<UnitId> = of(Residence::Planned).collect();
+        // Where something streams, its room is not the others' even if all of them would fit.
+        let (room, streaming) =
+            if streamed_bytes > 0 { (capacity.saturating_sub(streaming), 0) } else { (capacity, streaming) };
+        let Some(room) = room.checked_sub(kept_bytes) else {
+            return Err(RuntimeError::TooMuchToKeep { wanted: ByteSize(kept_bytes), room: ByteSize(room) });
+        };
+        let mut plan = pin_plan(&planned, unit_bytes, room, streaming);
+        plan.pinned.extend(kept);
+        plan.pinned_bytes += kept_bytes;
+        plan.streamed_bytes += streamed_bytes;
+        Ok(plan)
     }
 
     /// Bytes that a device needs beside the host to unpack the largest piece, host and device together.

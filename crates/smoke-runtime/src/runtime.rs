@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use smoke_burn::{DeviceKind, Weights};
+use smoke_burn::{DeviceKind, Residence, Weights};
 use smoke_cache::bound::min_bound;
 use smoke_cache::policy::PinnedUnits;
 use smoke_core::{Permit, UnitId, UnitInfo};
@@ -36,6 +36,7 @@ pub struct Runtime {
     pub(crate) tokenizer: Result<Tokenizer, TokenizerError>,
     pub(crate) schedule: Schedule,
     pub(crate) routed: Vec<RoutedUnit>,
+    pub(crate) residences: Vec<Residence>,
     pub(crate) pinned: PinnedUnits,
     pub(crate) model_bytes: u64,
     pub(crate) device: DeviceKind,
@@ -161,6 +162,7 @@ impl Runtime {
             units: self.weights.streamer().units(),
             schedule: &self.schedule,
             routed: &self.routed,
+            residences: &self.residences,
             model_bytes: self.model_bytes,
             device: self.device,
             keys_and_values: self.keys_and_values,

@@ -34,6 +34,8 @@ fn open(
     let opening = spinner(format!("opening {}", model.model.display()));
     let builder = choose(Runtime::builder(&model.model).device(model.device));
     let builder = builder.memory_bytes(memory.memory.bytes()).kv_encoding(memory.kv_cache);
+    let builder = memory.place.iter().cloned().fold(builder, |builder, rule| builder.place(rule));
+    let builder = builder.device_memory_bytes(memory.device_memory.bytes());
     let runtime = builder.dtypes(memory.dtype.iter().cloned().collect()).open();
     opening.finish_and_clear();
     runtime
