@@ -213,3 +213,31 @@ fn the_trained_model_converted_to_safetensors_says_the_same() {
     }
     assert_eq!(original.end_ids(), converted.end_ids());
 }
+
+/// Transformers on the same weights rounded to bf16 and computed in f32: what is rounded while it is read, and what was
+/// written so before, in shards.
+#[test]
+fn the_trained_model_in_bf16_equals_transformers_on_bf16() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let target = directory.path().join("smollm2");
+    let checkpoint = Checkpoint::open(smollm2()).unwrap();
+    let options = ConvertOptions {
+        dtypes: ["bf16".parse().unwrap()].into_iter().collect(),
+        shard_bytes: Some(64_000_000),
+        ..ConvertOptions::default()
+    };
+    Conversion::plan(&checkpoint, &target, &options).unwrap().write(&mut |_| {}).unwrap();
+    let goldens = Goldens::read("goldens/smollm2-135m-instruct-bf16.safetensors");
+    // Half of the weights in memory.
+    let on_load = Runtime::builder(smollm2()).dtype("bf16").memory("150MB").open().unwrap();
+    let on_disk = Runtime::builder(&target).memory("150MB").open().unwrap();
+    for (runtime, name) in [(on_load, "on load"), (on_disk, "on the disk")] {
+        let logits = logits(&runtime, &goldens);
+        let last = &logits[logits.len() - runtime.config().vocabulary..];
+        let expected = goldens.floats("last_logits");
+        let difference = largest_difference(&last[..expected.len()], &expected);
+        assert!(difference < 2e-2, "{name}: logits differ by {difference}");
+        let expected = goldens.ids("greedy");
+        assert_eq!(greedy(&runtime, goldens.ids("input_ids"), expected.len()), expected, "{name}");
+    }
+}
