@@ -1,4 +1,5 @@
-use burn::tensor::{DType, Tensor, TensorData, activation};
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{DType, Tensor, TensorData, module};
 use rayon::prelude::*;
 use smoke_burn::{Activations, Weights};
 use smoke_quant::PackedMatrix;
@@ -187,17 +188,15 @@ fn on_device(
     let [batch, kv_heads, seen, dim] = keys.dims();
     let [rows, features] = queries.dims();
     let (tokens, heads) = (rows / batch, kv_heads * group);
-    let queries: Tensor<4> = (queries * *scale).reshape([batch, tokens, heads, dim]).swap_dims(1, 2);
+    let queries: Tensor<4> = queries.reshape([batch, tokens, heads, dim]).swap_dims(1, 2);
     let queries: Tensor<4> = queries.reshape([batch, kv_heads, group * tokens, dim]);
-    let mut scores = queries.matmul(keys.swap_dims(2, 3));
-    if let Some(cap) = *softcap {
-        scores = (scores / cap).tanh() * cap;
-    }
-    for term in [bias.and_then(|bias| bias.tensor.as_ref()), mask.tensor.as_ref()].into_iter().flatten() {
-        let by_head: Tensor<4> = scores.reshape([batch, heads, tokens, seen]);
-        scores = (by_head + term.clone()).reshape([batch, kv_heads, group * tokens, seen]);
-    }
-    let mixed = activation::softmax(scores, 3).matmul(values);
+    let terms = [bias.and_then(|bias| bias.tensor.clone()), mask.tensor.clone()].into_iter().flatten();
+    let term = terms.reduce(|sum, term| sum + term);
+    let term: Option<Tensor<4>> =
+        term.map(|term| term.expand([batch, heads, tokens, seen]).reshape([batch, kv_heads, group * tokens, seen]));
+    let options = AttentionModuleOptions { scale: Some(*scale), softcap: *softcap, is_causal: false };
+    // A flash kernel where the backend has one.
+    let mixed = module::attention(queries, keys, values, None, term, options);
     let mixed: Tensor<4> = mixed.reshape([batch, heads, tokens, dim]).swap_dims(1, 2);
     mixed.reshape([rows, features])
 }
