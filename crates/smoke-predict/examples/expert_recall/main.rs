@@ -1,11 +1,11 @@
 //! How well are the experts of the next layers known? Every predictor on a model's recorded routing, as a table.
 //!
 //! ```sh
-//! cargo run --release -p smoke-predict --example expert_recall -- TRACE [TRAIN [PASSES]]
+//! cargo run --release -p smoke-predict --example expert_recall -- [TRACE [TRAIN [PASSES]]]
 //! ```
 //!
 //! With TRAIN, predictors learn from that trace first, PASSES times (once); then they are scored on TRACE, on which they
-//! go on learning. The traces of `tests/assets/moe-traces` hold too few router inputs to learn from: those in
+//! go on learning. Unless given, TRACE is the held-out one of `tests/assets/moe-traces`. The traces there hold too few router inputs to learn from: those in
 //! `models/train-moe/traces` after `cargo xtask train-moe` hold all.
 
 use std::error::Error;
@@ -22,10 +22,8 @@ mod trace;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let Some(scored) = arguments.first() else {
-        return Err("usage: expert_recall TRACE [TRAIN [PASSES]]".into());
-    };
-    let scored = Trace::read(Path::new(scored), usize::MAX)?;
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets/moe-traces/held-out.safetensors");
+    let scored = Trace::read(Path::new(arguments.first().map_or(kept, String::as_str)), usize::MAX)?;
     let train = arguments.get(1).map(|path| Trace::read(Path::new(path), usize::MAX)).transpose()?;
     let passes = arguments.get(2).map_or(Ok(1), |passes| passes.parse::<u32>())?;
     if train.as_ref().is_some_and(|train| train.shape != scored.shape) {
