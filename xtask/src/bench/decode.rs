@@ -174,9 +174,9 @@ impl Session<'_> {
             self.model_bytes as f64 / 1e9,
         );
         println!(
-            "| memory limit | smoke, tok/s | llama.cpp, tok/s | smoke / llama.cpp | bound, tok/s | of the bound | predicted | prefill, tok/s: smoke, llama.cpp | GB read per token | peak MB: smoke, llama.cpp |"
+            "| memory limit | smoke, tok/s | llama.cpp, tok/s | smoke / llama.cpp | bound, tok/s | of the bound | by the run's own rates | predicted | prefill, tok/s: smoke, llama.cpp | GB read per token | peak MB: smoke, llama.cpp |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|");
         for case in cases {
             let rates =
                 |runs: &[Value]| runs.iter().map(|run| number(run, "tokens_per_second")).collect::<Result<Vec<_>>>();
@@ -190,11 +190,14 @@ impl Session<'_> {
             let read =
                 spread(case.smoke.iter().map(|run| number(run, "bytes_read_per_token")).collect::<Result<Vec<_>>>()?)
                     [1];
+            // Of what the disk and the processor allow, as fast as they were during the run.
+            let share =
+                spread(case.smoke.iter().map(|run| number(run, "share_of_bound")).collect::<Result<Vec<_>>>()?)[1];
             let peak =
                 |engine| case.peaks.iter().filter(|(of, _)| *of == engine).map(|(_, bytes)| *bytes / 1_000_000).max();
             let shown = |peak: Option<u64>| peak.map_or_else(|| "-".to_owned(), |megabytes| megabytes.to_string());
             println!(
-                "| {} | {smoke:.2} ({slowest:.2}–{fastest:.2}) | {llama_cpp:.2} | {:.2} | {bound:.2} | {:.2} | {predicted:.2} | {:.1}, {:.1} | {:.3} | {}, {} |",
+                "| {} | {smoke:.2} ({slowest:.2}–{fastest:.2}) | {llama_cpp:.2} | {:.2} | {bound:.2} | {:.2} | {share:.2} | {predicted:.2} | {:.1}, {:.1} | {:.3} | {}, {} |",
                 limit_name(case.limit_bytes),
                 smoke / llama_cpp,
                 smoke / bound,
