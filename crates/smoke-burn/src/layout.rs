@@ -260,9 +260,10 @@ impl<'a> Layout<'a> {
             pieces.push(Piece { part: self.push(extent), first_row, rows });
             first_row += rows;
         }
-        let (name_kept, shape) = (name.to_owned(), shape.to_vec());
-        let placed = Arc::new(PlacedTensor { name: name_kept, encoding: info.encoding, shape, pieces, residence });
-        self.placed.insert(name.to_owned(), Arc::clone(&placed));
+        let (name, shape) = (name.to_owned(), shape.to_vec());
+        let placed = PlacedTensor { name: name.clone(), encoding: info.encoding, shape, pieces, residence };
+        let placed = Arc::new(placed);
+        self.placed.insert(name, Arc::clone(&placed));
         Ok(placed)
     }
 

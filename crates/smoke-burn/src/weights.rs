@@ -195,12 +195,15 @@ impl Weights {
 
     fn decode_into(&self, placed: &PlacedTensor, values: &mut [f32]) -> Result<(), WeightError> {
         for piece in &placed.pieces {
-            let lease = self.lease(placed, piece)?;
             let out = &mut values[piece.first_row * placed.columns()..][..piece.rows * placed.columns()];
-            smoke_quant::decode(placed.encoding, lease.part(piece.part), out)
-                .map_err(WeightError::packed(&placed.name))?;
+            self.decode_piece(placed, piece, out)?;
         }
         Ok(())
+    }
+
+    fn decode_piece(&self, placed: &PlacedTensor, piece: &Piece, out: &mut [f32]) -> Result<(), WeightError> {
+        let lease = self.lease(placed, piece)?;
+        smoke_quant::decode(placed.encoding, lease.part(piece.part), out).map_err(WeightError::packed(&placed.name))
     }
 
     /// Some rows of a matrix as floats on the device, `[rows, columns]`: decoded and uploaded for this use, or the first
@@ -214,10 +217,8 @@ impl Weights {
         if stays && let Some(matrix) = kept().get(&piece.part) {
             return Ok(matrix.clone());
         }
-        let lease = self.lease(placed, piece)?;
         let mut values = vec![0.0_f32; piece.rows * placed.columns()];
-        smoke_quant::decode(placed.encoding, lease.part(piece.part), &mut values)
-            .map_err(WeightError::packed(&placed.name))?;
+        self.decode_piece(placed, piece, &mut values)?;
         let data = TensorData::new(values, [piece.rows, placed.columns()]);
         let matrix = Tensor::<2>::from_data(data, (&self.shared.device, DType::F32));
         if stays {

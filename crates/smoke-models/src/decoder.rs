@@ -32,6 +32,31 @@ pub struct Decoder {
     pub logit_softcap: Option<f32>,
 }
 
+impl Decoder {
+    /// A model whose positions are turned into queries and keys, without a cap on its logits: what most are. `ends` are
+    /// its embedding and its head.
+    pub fn new(
+        config: LmConfig,
+        ends: (Embedding, Linear),
+        views: Vec<View>,
+        layers: Vec<Box<dyn DecoderLayer>>,
+        norm: Norm,
+    ) -> Self {
+        let (embedding, head) = ends;
+        Self {
+            config,
+            embedding,
+            embedding_scale: 1.0,
+            positions: None,
+            views,
+            layers,
+            norm,
+            head,
+            logit_softcap: None,
+        }
+    }
+}
+
 /// One layer of a [`Decoder`].
 pub trait DecoderLayer: Debug + Send + Sync {
     /// Changes `x`, `[batch · tokens, hidden]`, from what enters the layer to what leaves it, and keeps the layer's keys

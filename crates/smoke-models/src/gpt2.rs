@@ -57,18 +57,9 @@ pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder
     });
     let layers = layers.collect::<Result<_, _>>()?;
     let norm = model.layer_norm("ln_f", hidden, epsilon)?.into();
-    let (embedding, head) = model.embedding_and_head(["wte", "lm_head"], [config.vocabulary, hidden], Bias::Absent)?;
-    Ok(Decoder {
-        embedding,
-        embedding_scale: 1.0,
-        positions: Some(model.embedding("wpe", config.max_positions, hidden)?),
-        views: vec![View::default()],
-        layers,
-        norm,
-        head,
-        logit_softcap: None,
-        config,
-    })
+    let ends = model.embedding_and_head(["wte", "lm_head"], [config.vocabulary, hidden], Bias::Absent)?;
+    let positions = Some(model.embedding("wpe", config.max_positions, hidden)?);
+    Ok(Decoder { positions, ..Decoder::new(config, ends, vec![View::default()], layers, norm) })
 }
 
 /// The sizes of GPT-2 and GPT-J, by their own names.

@@ -61,19 +61,8 @@ pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder
     });
     let layers = layers.collect::<Result<_, _>>()?;
     let norm: Norm = model.layer_norm("final_layer_norm", hidden, epsilon)?.into();
-    let (embedding, head) =
-        model.embedding_and_head(["embed_in", "embed_out"], [config.vocabulary, hidden], Bias::Absent)?;
-    Ok(Decoder {
-        embedding,
-        embedding_scale: 1.0,
-        positions: None,
-        views,
-        layers,
-        norm,
-        head,
-        logit_softcap: None,
-        config,
-    })
+    let ends = model.embedding_and_head(["embed_in", "embed_out"], [config.vocabulary, hidden], Bias::Absent)?;
+    Ok(Decoder::new(config, ends, views, layers, norm))
 }
 
 /// The same parts side by side.

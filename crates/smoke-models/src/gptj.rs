@@ -59,19 +59,9 @@ pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder
     });
     let layers = layers.collect::<Result<_, _>>()?;
     let norm = model.layer_norm("ln_f", hidden, epsilon)?.into();
-    let (embedding, head): (_, Linear) =
-        model.embedding_and_head(["wte", "lm_head"], [config.vocabulary, hidden], Bias::Added)?;
-    Ok(Decoder {
-        embedding,
-        embedding_scale: 1.0,
-        positions: None,
-        views: vec![View { rotary: Some(rotary), window: None }],
-        layers,
-        norm,
-        head,
-        logit_softcap: None,
-        config,
-    })
+    let ends: (_, Linear) = model.embedding_and_head(["wte", "lm_head"], [config.vocabulary, hidden], Bias::Added)?;
+    let views = vec![View { rotary: Some(rotary), window: None }];
+    Ok(Decoder::new(config, ends, views, layers, norm))
 }
 
 #[derive(Debug)]

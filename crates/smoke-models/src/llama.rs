@@ -62,18 +62,8 @@ pub fn decoder<'a, 'i>(
     let layers = (0..config.layers).map(|index| layer(model, &config, index)).collect::<Result<_, _>>()?;
     let norm = model.rms_norm("norm", config.hidden)?.into();
     let size = [config.vocabulary, config.hidden];
-    let (embedding, head) = model.embedding_and_head(["embed_tokens", "lm_head"], size, Bias::Absent)?;
-    Ok(Decoder {
-        embedding,
-        embedding_scale: 1.0,
-        positions: None,
-        views,
-        layers,
-        norm,
-        head,
-        logit_softcap: None,
-        config,
-    })
+    let ends = model.embedding_and_head(["embed_tokens", "lm_head"], size, Bias::Absent)?;
+    Ok(Decoder::new(config, ends, views, layers, norm))
 }
 
 /// What descendants change about LLaMA's attention.

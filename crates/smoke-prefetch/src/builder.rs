@@ -121,7 +121,7 @@ impl StreamerBuilder {
     /// If the largest unit does not fit the budget beside what others hold of it already (the error says what would
     /// do), or no thread can be started.
     pub fn build(self) -> Result<Streamer, StreamError> {
-        let unit_bytes: Vec<u64> = self.units.units().map(|unit| self.units.buffer_bytes(unit)).collect();
+        let unit_bytes = self.units.all_buffer_bytes();
         let budget = self.budget.unwrap_or_else(|| Budget::new(unit_bytes.iter().sum()));
         let predictor = self.predictor.unwrap_or_else(|| {
             Box::new(CyclicPredictor::new((0..unit_bytes.len() as u32).map(UnitId).collect::<Vec<_>>()))

@@ -7,7 +7,7 @@ use crate::error::bytes_for;
 /// Appends `values` to `out`, encoded: F32, F16, BF16 (nearest value), Q8_0, I8_1, Q4_0 and Q4_1 (nearest codes under the scale
 /// that the block's extremes give).
 ///
-/// Meant for test models and small files: it is not threaded and does not search for better scales. Values that are not
+/// For conversions, keys and values, and test models: it is not threaded and does not search for better scales. Values that are not
 /// finite give a block that is not finite or zero; they never panic.
 ///
 /// # Errors
@@ -15,7 +15,7 @@ use crate::error::bytes_for;
 /// then.
 pub fn encode(encoding: Encoding, values: &[f32], out: &mut Vec<u8>) -> Result<(), PackedError> {
     let append: fn(&[f32], &mut Vec<u8>) = match encoding {
-        Encoding::F32 => |values, out| out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+        Encoding::F32 => f32,
         Encoding::F16 => |values, out| values.chunks(64).for_each(|values| f16(values, out)),
         Encoding::BF16 => |values, out| out.extend(values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())),
         Encoding::Q8_0 => |values, out| values.as_chunks().0.iter().for_each(|block| q8_0(block, out)),
@@ -27,6 +27,15 @@ pub fn encode(encoding: Encoding, values: &[f32], out: &mut Vec<u8>) -> Result<(
     out.reserve(bytes_for(encoding, values.len())?);
     append(values, out);
     Ok(())
+}
+
+/// What is little-endian already is copied.
+fn f32(values: &[f32], out: &mut Vec<u8>) {
+    if cfg!(target_endian = "little") {
+        out.extend_from_slice(bytemuck::cast_slice(values));
+    } else {
+        out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
 }
 
 /// Many at once, for which the processor has instructions.

@@ -5,98 +5,83 @@
 use std::error::Error;
 use std::path::Path;
 
-use safetensors::SafeTensors;
 use smoke_cache::policy;
 use smoke_core::{ExpectedUse, UnitId, UnitInfo, UnitKind};
+use smoke_predict::experts::ExpertShape;
 use smoke_predict::{RoutedPredictor, RoutedUnit};
 use smoke_replay::{Comparison, Laboratory, Trace};
+
+use crate::routing::Trace as Routing;
+
+#[path = "../../smoke-predict/examples/expert_recall/trace.rs"]
+mod routing;
 
 /// Bytes of an expert, and of what a layer shares.
 const UNIT_BYTES: u64 = 1_000_000;
 /// Of the later router's experts, run early, so many are told.
 const HINTED: usize = 4;
 
-/// Layers, experts of a layer, experts of a token.
-struct Shape {
-    layers: usize,
-    experts: usize,
-    used: usize,
+/// The unit that a layer's tokens share.
+fn shared(shape: ExpertShape, layer: usize) -> UnitId {
+    UnitId((layer * (shape.experts + 1)) as u32)
 }
 
-impl Shape {
-    fn shared(&self, layer: usize) -> UnitId {
-        UnitId((layer * (self.experts + 1)) as u32)
-    }
-
-    fn expert(&self, layer: usize, expert: usize) -> UnitId {
-        UnitId((layer * (self.experts + 1) + 1 + expert) as u32)
-    }
-
-    fn units(&self) -> Vec<UnitInfo> {
-        let unit = |layer: usize, kind| UnitInfo { bytes: UNIT_BYTES, layer: Some(layer as u32), kind };
-        let of_layer = |layer| {
-            let experts = (0..self.experts).map(move |_| unit(layer, UnitKind::Expert));
-            std::iter::once(unit(layer, UnitKind::Shared)).chain(experts)
-        };
-        (0..self.layers).flat_map(of_layer).collect()
-    }
-
-    fn predictor(&self) -> RoutedPredictor {
-        let schedule: Vec<UnitId> = (0..self.layers).map(|layer| self.shared(layer)).collect();
-        let share = self.used as f32 / self.experts as f32;
-        let routed = |layer| {
-            (0..self.experts).map(move |expert| RoutedUnit { unit: self.expert(layer, expert), place: layer, share })
-        };
-        let routed: Vec<RoutedUnit> = (0..self.layers).flat_map(routed).collect();
-        RoutedPredictor::new(schedule, &routed)
-    }
+fn expert(shape: ExpertShape, layer: usize, expert: usize) -> UnitId {
+    UnitId(shared(shape, layer).0 + 1 + expert as u32)
 }
 
-/// The recording as a trace, with what the next layer's router would choose early as hints.
-fn trace(bytes: &[u8]) -> Result<(Shape, Trace), Box<dyn Error>> {
-    let file = SafeTensors::deserialize(bytes)?;
-    let (chosen, early) = (file.tensor("experts")?, file.tensor("lookahead.1")?);
-    let &[tokens, layers, used] = chosen.shape() else { return Err("experts have no three dimensions".into()) };
-    let experts = early.shape().last().copied().ok_or("lookahead has no dimensions")?;
-    let shape = Shape { layers, experts, used };
-    let mut trace = Trace::new("held-out", shape.units());
-    let score = |token: usize, layer: usize, expert: usize| {
-        let at = ((token * (layers - 1) + layer) * experts + expert) * 2;
-        half::f16::from_le_bytes([early.data()[at], early.data()[at + 1]]).to_f32()
+fn units(shape: ExpertShape) -> Vec<UnitInfo> {
+    let unit = |layer: usize, kind| UnitInfo { bytes: UNIT_BYTES, layer: Some(layer as u32), kind };
+    let of_layer = |layer| {
+        let experts = (0..shape.experts).map(move |_| unit(layer, UnitKind::Expert));
+        std::iter::once(unit(layer, UnitKind::Shared)).chain(experts)
     };
-    for token in 0..tokens {
-        for layer in 0..layers {
-            trace.push_step(&[shape.shared(layer)]);
-            let chosen = &chosen.data()[(token * layers + layer) * used..][..used];
-            let units: Vec<UnitId> = chosen.iter().map(|&expert| shape.expert(layer, usize::from(expert))).collect();
-            trace.push_step(&units);
-            if layer + 1 < layers {
-                let mut scores: Vec<(usize, f32)> =
-                    (0..experts).map(|expert| (expert, score(token, layer, expert))).collect();
-                scores.sort_by(|a, b| b.1.total_cmp(&a.1));
-                let sum: f32 = scores.iter().map(|(_, score)| (score - scores[0].1).exp()).sum();
-                let hints = scores.iter().take(HINTED).map(|&(expert, score)| ExpectedUse {
-                    unit: shape.expert(layer + 1, expert),
-                    distance: 1,
-                    probability: (used as f32 * (score - scores[0].1).exp() / sum).min(0.99),
-                });
-                trace.push_hint(hints.collect());
-            }
-        }
-        trace.end_pass(1);
-    }
-    Ok((shape, trace))
+    (0..shape.layers).flat_map(of_layer).collect()
+}
+
+fn predictor(shape: ExpertShape) -> RoutedPredictor {
+    let schedule: Vec<UnitId> = (0..shape.layers).map(|layer| shared(shape, layer)).collect();
+    let share = shape.used as f32 / shape.experts as f32;
+    let routed = |layer| {
+        (0..shape.experts).map(move |number| RoutedUnit { unit: expert(shape, layer, number), place: layer, share })
+    };
+    let routed: Vec<RoutedUnit> = (0..shape.layers).flat_map(routed).collect();
+    RoutedPredictor::new(schedule, &routed)
+}
+
+/// The recording as a trace of units, with what the next layer's router would choose early as hints.
+fn units_used(routing: &Routing) -> Trace {
+    let shape = routing.shape;
+    let mut trace = Trace::new("held-out", units(shape));
+    routing.play(|routed| {
+        trace.push_step(&[shared(shape, routed.layer)]);
+        let chosen = routed.chosen.iter().map(|&number| expert(shape, routed.layer, number as usize));
+        trace.push_step(&chosen.collect::<Vec<_>>());
+        let Some(early) = routed.lookahead.first() else { return trace.end_pass(1) };
+        let mut scores: Vec<(usize, f32)> = early.iter().copied().enumerate().collect();
+        scores.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let (_, best) = scores[0];
+        let sum: f32 = scores.iter().map(|(_, score)| (score - best).exp()).sum();
+        let hints = scores.iter().take(HINTED).map(|&(number, score)| ExpectedUse {
+            unit: expert(shape, routed.layer + 1, number),
+            distance: 1,
+            probability: (shape.used as f32 * (score - best).exp() / sum).min(0.99),
+        });
+        trace.push_hint(hints.collect());
+    });
+    trace
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/moe-traces/held-out.safetensors");
-    let (shape, trace) = trace(&std::fs::read(path)?)?;
+    let routing = Routing::read(&path, usize::MAX)?;
+    let trace = units_used(&routing);
     let budgets = [25, 50, 75].map(|percent| trace.total_bytes() * percent / 100);
     println!("| policy | 25 % | 50 % | 75 % |\n|---|---|---|---|");
     for (title, hinted) in [("schedule alone", false), ("rates and router lookahead", true)] {
         let mut laboratory = Laboratory::new(&trace);
         if hinted {
-            laboratory.predictor(|| Box::new(shape.predictor()));
+            laboratory.predictor(|| Box::new(predictor(routing.shape)));
         }
         for name in policy::NAMES {
             laboratory.named_policy(name)?;

@@ -196,7 +196,7 @@ impl Generation<'_> {
     /// MIN on the accesses of this generation: what it reads for each token after the first, and its byte hit rate.
     fn min_of_trace(&self, later_passes: u64) -> (u64, f64) {
         let streamer = self.runtime.weights.streamer();
-        let unit_bytes: Vec<u64> = streamer.units().units().map(|unit| streamer.units().buffer_bytes(unit)).collect();
+        let unit_bytes = streamer.units().all_buffer_bytes();
         let trace = streamer.trace();
         let min = |trace: &[UnitId]| min_bound(trace.chunks(1), &unit_bytes, self.progress.weight_capacity_bytes);
         let until_first = &trace[..trace.len().min(self.progress.at_first.accesses as usize)];
@@ -209,9 +209,8 @@ impl Generation<'_> {
     fn min_byte_hit_rate(&self) -> f64 {
         /// Passes that are simulated; from the middle of them on, one pass is like another.
         const SIMULATED: usize = 32;
-        let streamer = self.runtime.weights.streamer();
         let schedule = &self.runtime.schedule;
-        let unit_bytes: Vec<u64> = streamer.units().units().map(|unit| streamer.units().buffer_bytes(unit)).collect();
+        let unit_bytes = self.runtime.weights.streamer().units().all_buffer_bytes();
         let hits = |passes: usize| {
             let cycles = (0..passes).flat_map(|_| schedule.cycle.iter());
             let trace: Vec<UnitId> = schedule.prologue.iter().chain(cycles).copied().collect();

@@ -68,13 +68,9 @@ impl DeviceMap {
             match rule.map_or(Residence::Planned, |rule| rule.residence) {
                 Residence::Planned => {
                     let bytes = elements.saturating_mul(size_of::<f32>() as u64);
-                    match left_bytes.checked_sub(bytes) {
-                        Some(left) if bytes > 0 && self.device_bytes > 0 => {
-                            left_bytes = left;
-                            Residence::Device
-                        }
-                        _ => Residence::Planned,
-                    }
+                    let Some(left) = left_bytes.checked_sub(bytes) else { return Residence::Planned };
+                    left_bytes = left;
+                    Residence::Device
                 }
                 residence => residence,
             }

@@ -186,7 +186,7 @@ impl Sizes<'_> {
     /// # Errors
     /// [`RuntimeError::BudgetTooSmall`] if not even one unit at a time fits.
     pub(crate) fn plan(&self, budget_bytes: u64, load: Load) -> Result<Plan, RuntimeError> {
-        let unit_bytes: Vec<u64> = self.units.units().map(|unit| self.units.buffer_bytes(unit)).collect();
+        let unit_bytes = self.units.all_buffer_bytes();
         let largest_unit_bytes = unit_bytes.iter().copied().max().unwrap_or(0);
         let context_tokens = match load {
             Load::Generation { context, source, .. } => context.saturating_add(source),

@@ -163,6 +163,11 @@ impl UnitMap {
         AlignedBuffer::capacity_for(self.units[unit.index()].buffer_len)
     }
 
+    /// The same of every unit, by number.
+    pub fn all_buffer_bytes(&self) -> Vec<u64> {
+        self.units().map(|unit| self.buffer_bytes(unit)).collect()
+    }
+
     /// The memory that all units occupy together.
     pub fn total_buffer_bytes(&self) -> u64 {
         self.units().map(|unit| self.buffer_bytes(unit)).sum()

@@ -45,7 +45,7 @@ impl Model {
         let units = map.finish(memory.index()).unwrap();
         Self {
             parts,
-            unit_bytes: units.units().map(|unit| units.buffer_bytes(unit)).collect(),
+            unit_bytes: units.all_buffer_bytes(),
             units: Some(units),
             source: Arc::new(Obedient::new(memory, extents)),
         }
