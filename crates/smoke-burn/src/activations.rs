@@ -131,6 +131,12 @@ impl Activations {
     /// # Panics
     /// If there are none, or one is not there.
     pub fn select_rows(&self, weights: &Weights, places: &[usize]) -> Self {
+        // A device may not look whether a row is there.
+        assert!(
+            !places.is_empty() && places.iter().all(|&place| place < self.rows),
+            "rows {places:?} of {}",
+            self.rows
+        );
         match &self.store {
             Store::Host(floats) => {
                 let mut out = weights.floats(places.len() * self.features);
@@ -139,10 +145,7 @@ impl Activations {
                 }
                 Self::from_host(out, self.features)
             }
-            Store::Device(tensor) => {
-                let row = |&place: &usize| (**tensor).clone().slice([place..place + 1, 0..self.features]);
-                Self::from_tensor(Tensor::cat(places.iter().map(row).collect(), 0))
-            }
+            Store::Device(tensor) => Self::from_tensor((**tensor).clone().select(0, weights.indices(places))),
         }
     }
 

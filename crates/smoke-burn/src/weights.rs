@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::{AllocationProperty, Bytes, DType, Device, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, Int, Tensor, TensorData};
 use smoke_core::{Encoding, Permit, UnitId};
 use smoke_prefetch::{StreamError, Streamer, UnitLease};
 use smoke_quant::PackedError;
@@ -162,6 +162,14 @@ impl Weights {
     pub fn release(&self) {
         self.let_go();
         self.shared.floats.clear();
+    }
+
+    /// Numbers of rows as a tensor on the device, to select rows by or to add to them.
+    pub fn indices(&self, numbers: &[usize]) -> Tensor<1, Int> {
+        let numbers: Vec<i32> = numbers.iter().map(|&number| number as i32).collect();
+        let count = numbers.len();
+        let data = TensorData::new(numbers, [count]);
+        Tensor::from_data(data, (&self.shared.device, DType::I32))
     }
 
     /// Lends memory for `len` activations on the host; it holds anything. The caller has planned for it: it is not

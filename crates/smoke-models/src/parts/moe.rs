@@ -1,6 +1,6 @@
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
 use smoke_burn::layers::Linear;
 use smoke_burn::{Activations, Place, WeightError, Weights};
 use smoke_core::{ExpectedUse, UnitId};
@@ -122,32 +122,15 @@ impl MixtureOfExperts {
             let mlp = &expert(group).mlp;
             let output = match x.rows() {
                 1 => mlp.forward(weights, x)?,
-                _ => mlp.forward(weights, &rows(weights, x, group.iter().map(|place| place / used)))?,
+                _ => {
+                    let rows: Vec<usize> = group.iter().map(|place| place / used).collect();
+                    mlp.forward(weights, &x.select_rows(weights, &rows))?
+                }
             };
             sum.add(weights, output, group, &routes.weights);
         }
         Ok(sum.finish(weights))
     }
-}
-
-/// The rows of `x` with these numbers.
-fn rows(weights: &Weights, x: &Activations, numbers: impl ExactSizeIterator<Item = usize>) -> Activations {
-    match x.on_host() {
-        Some(floats) => {
-            let mut out = weights.floats(numbers.len() * x.features());
-            for (out, row) in out.chunks_exact_mut(x.features()).zip(numbers) {
-                out.copy_from_slice(&floats[row * x.features()..][..x.features()]);
-            }
-            Activations::from_host(out, x.features())
-        }
-        None => Activations::from_tensor(x.tensor(weights).select(0, indices(weights, numbers))),
-    }
-}
-
-fn indices(weights: &Weights, numbers: impl ExactSizeIterator<Item = usize>) -> Tensor<1, Int> {
-    let count = numbers.len();
-    let numbers: Vec<i32> = numbers.map(|number| number as i32).collect();
-    Tensor::from_data(TensorData::new(numbers, [count]), (weights.device(), DType::I32))
 }
 
 /// The experts' outputs as they come. They are added when all are there, in the order of their weights, so that the sum
@@ -185,7 +168,7 @@ impl Sum {
                 let factors: Vec<f32> = places.iter().map(|&place| factors[place]).collect();
                 let factors = TensorData::new(factors, [places.len(), 1]);
                 let factors = Tensor::<2>::from_data(factors, (weights.device(), DType::F32));
-                let places = indices(weights, places.iter().copied());
+                let places = weights.indices(places);
                 Activations::from_tensor(outputs.select_assign(0, places, output * factors, IndexingUpdateOp::Add))
             }
             _ => panic!("activations on different devices"),
