@@ -1,12 +1,15 @@
 //! Measures the kernels beside the rate at which this machine's memory can be read at all.
 //!
 //! `cargo run --release -p smoke-quant --example kernel_speed -- [--json] [--rounds N] [--threads N] [--isa NAME]
-//! [--encodings NAME,NAME]`
+//! [--encodings NAME,NAME] [--kibibytes N]`
 //!
 //! For one token the figure is GB/s of packed weights and its share of the rate of a plain sum over the same memory, by
 //! the same number of threads, right before: the median of the rounds. For 2 to 8 tokens it is the time in units of that of one token, for 64
 //! it is 10⁹ multiplications and additions per second. Other figures are the best of the rounds; rounds go over all encodings
 //! in turn, so that a machine busy with something else for a while disturbs no single one.
+//!
+//! With `--kibibytes` few tokens are multiplied by so small a matrix, again and again. Where it stays in a cache, its share of
+//! the rate of memory tells how much time the instructions leave: below 1.3 they hold memory up.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -17,6 +20,8 @@ use smoke_quant::{Isa, PackedMatrix};
 const COLUMNS: usize = 4096;
 /// Far beyond any cache that a few cores have.
 const STREAMED_BYTES: usize = 256 << 20;
+/// Smaller matrices are multiplied again and again until so many bytes were read.
+const LEAST_BYTES: usize = 64 << 20;
 /// Rows of the matrix for many tokens: what matters there is arithmetic.
 const SHARED_ROWS: usize = 2048;
 const SHARED_TOKENS: usize = 64;
@@ -46,6 +51,14 @@ struct Options {
     threads: usize,
     isa: Isa,
     encodings: Vec<Encoding>,
+    /// Of the matrix for few tokens.
+    bytes: usize,
+}
+
+impl Options {
+    fn rows(&self, encoding: Encoding) -> usize {
+        self.bytes / row_bytes(encoding)
+    }
 }
 
 /// The best of an encoding, in seconds.
@@ -65,13 +78,18 @@ fn main() {
 
 fn options() -> Options {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut options = Options { json: false, rounds: 7, threads, isa: Isa::best(), encodings: ENCODINGS.to_vec() };
+    let encodings = ENCODINGS.to_vec();
+    let mut options = Options { json: false, rounds: 7, threads, isa: Isa::best(), encodings, bytes: STREAMED_BYTES };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().unwrap_or_else(|| panic!("{argument} wants a value"));
         match argument.as_str() {
             "--json" => options.json = true,
             "--rounds" => options.rounds = value().parse().expect("a number of rounds"),
+            "--kibibytes" => {
+                let kibibytes: usize = value().parse().expect("a number of KiB");
+                options.bytes = (kibibytes << 10).min(STREAMED_BYTES);
+            }
             "--threads" => options.threads = value().parse().expect("a number of threads"),
             "--isa" => {
                 let name = value();
@@ -113,11 +131,13 @@ fn measure(options: &Options) -> (f64, Vec<Best>) {
                 let (x, y) = (&x[..tokens * COLUMNS], &mut y[..tokens * rows]);
                 seconds(|| matrix.multiply_with(options.isa, x, black_box(y), rows))
             };
+            let rows = options.rows(encoding);
+            let times = LEAST_BYTES.div_ceil(options.bytes);
             for (tokens, few) in FEW.into_iter().zip(&mut best.few) {
-                let time = time(STREAMED_BYTES / row_bytes, tokens);
+                let time = (0..times).map(|_| time(rows, tokens)).sum::<f64>() / times as f64;
                 *few = few.min(time);
                 if tokens == 1 {
-                    best.shares.push(sums / time);
+                    best.shares.push(sums / STREAMED_BYTES as f64 * (rows * row_bytes) as f64 / time);
                 }
             }
             best.shared = best.shared.min(time(SHARED_ROWS, SHARED_TOKENS));
@@ -136,9 +156,9 @@ fn seconds(work: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Rates of an encoding: GB/s and share of memory's rate for one token, times of few tokens, GMAC/s of many.
-fn rates(encoding: Encoding, best: &Best) -> (f64, f64, [f64; FEW.len()], f64) {
-    let used = (STREAMED_BYTES / row_bytes(encoding) * row_bytes(encoding)) as f64;
+/// Rates of an encoding with `rows` rows for few tokens: GB/s and share of memory's rate for one token, times of few tokens, GMAC/s of many.
+fn rates(encoding: Encoding, rows: usize, best: &Best) -> (f64, f64, [f64; FEW.len()], f64) {
+    let used = (rows * row_bytes(encoding)) as f64;
     let multiplications = (SHARED_ROWS * COLUMNS * SHARED_TOKENS) as f64 / best.shared / 1e9;
     let mut shares = best.shares.clone();
     shares.sort_by(f64::total_cmp);
@@ -151,7 +171,7 @@ fn print_table(options: &Options, memory: f64, best: &[Best]) {
     println!("{isa:?}, {threads} threads, {COLUMNS} columns, best of {rounds}; memory reads at {memory:.1} GB/s\n");
     println!("encoding   1 token, GB/s   of memory   2, 4, 8 tokens: times 1 token   64 tokens, GMAC/s");
     for (&encoding, best) in options.encodings.iter().zip(best) {
-        let (rate, share, [_, two, four, eight], many) = rates(encoding, best);
+        let (rate, share, [_, two, four, eight], many) = rates(encoding, options.rows(encoding), best);
         let name = encoding.to_string();
         let few = format!("{two:.2}  {four:.2}  {eight:.2}");
         println!("{name:8} {rate:15.1} {:9.0} % {few:>31} {many:19.1}", 100.0 * share);
@@ -161,7 +181,7 @@ fn print_table(options: &Options, memory: f64, best: &[Best]) {
 fn print_json(options: &Options, memory: f64, best: &[Best]) {
     let memory = STREAMED_BYTES as f64 / memory / 1e9;
     let encodings = options.encodings.iter().zip(best).map(|(&encoding, best)| {
-        let (rate, share, few, many) = rates(encoding, best);
+        let (rate, share, few, many) = rates(encoding, options.rows(encoding), best);
         serde_json::json!({
             "encoding": encoding.to_string(),
             "one_token_gigabytes_per_second": rate,
