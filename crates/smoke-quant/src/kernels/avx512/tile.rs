@@ -52,50 +52,50 @@ macro_rules! add_group {
         for part in 0..8 / $words {
             let words = part * $words;
             let mut high = [_mm512_setzero_si512(); $tokens];
-            for i in words..words + $words {
-                for t in 0..$tokens {
-                    high[t] = _mm512_dpbusd_epi32(high[t], codes[i], broadcast(x[t][HIGH + i]));
-                }
-            }
-            // What the high bytes give counts 256 times. With many tokens the middle ones are added to the same sums,
-            // which saves registers; with few, sums of their own keep one instruction from waiting for another.
-            let mut dots = [_mm512_setzero_si512(); $tokens];
-            if $tokens > 4 {
-                for t in 0..$tokens {
-                    dots[t] = _mm512_slli_epi32::<8>(high[t]);
-                }
-            }
-            for i in words..words + $words {
-                for t in 0..$tokens {
-                    dots[t] = _mm512_dpbusd_epi32(dots[t], codes[i], broadcast(x[t][MIDDLE + i]));
-                }
-            }
-            if $tokens <= 4 {
-                for t in 0..$tokens {
-                    dots[t] = _mm512_add_epi32(dots[t], _mm512_slli_epi32::<8>(high[t]));
-                }
-            }
-            for t in 0..$tokens {
-                if !$biased {
-                    dots[t] = _mm512_add_epi32(dots[t], broadcast(x[t][CORRECTIONS + part]));
-                }
-                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[t]), scales[part]);
-                $totals[t] = _mm512_fmadd_ps(scaled, broadcast_float(x[t][SCALE]), $totals[t]);
-            }
+            let mut middle = [_mm512_setzero_si512(); $tokens];
             let mut low = [_mm512_setzero_si512(); $tokens];
-            for t in 0..$tokens {
-                if !$biased {
+            if !$biased {
+                for t in 0..$tokens {
+                    middle[t] = broadcast(x[t][CORRECTIONS + part]);
                     low[t] = broadcast(x[t][LOW_CORRECTIONS + part]);
                 }
             }
+            // With few tokens the bytes take turns, which keeps one instruction from waiting for another.
             for i in words..words + $words {
                 for t in 0..$tokens {
-                    low[t] = _mm512_dpbusd_epi32(low[t], codes[i], broadcast(x[t][LOW + i]));
+                    high[t] = _mm512_dpbusd_epi32(high[t], codes[i], broadcast(x[t][HIGH + i]));
+                    if $tokens <= 4 {
+                        middle[t] = _mm512_dpbusd_epi32(middle[t], codes[i], broadcast(x[t][MIDDLE + i]));
+                    }
+                    if $tokens <= 2 {
+                        low[t] = _mm512_dpbusd_epi32(low[t], codes[i], broadcast(x[t][LOW + i]));
+                    }
                 }
             }
-            let low_scales = _mm512_mul_ps(scales[part], _mm512_set1_ps(1.0 / 256.0));
             for t in 0..$tokens {
-                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(low[t]), low_scales);
+                middle[t] = _mm512_add_epi32(middle[t], _mm512_slli_epi32::<8>(high[t]));
+            }
+            for i in words..words + $words {
+                for t in 0..$tokens {
+                    if $tokens > 4 {
+                        middle[t] = _mm512_dpbusd_epi32(middle[t], codes[i], broadcast(x[t][MIDDLE + i]));
+                    }
+                }
+            }
+            let mut upper = [_mm512_setzero_ps(); $tokens];
+            for t in 0..$tokens {
+                upper[t] = _mm512_cvtepi32_ps(middle[t]);
+            }
+            for i in words..words + $words {
+                for t in 0..$tokens {
+                    if $tokens > 2 {
+                        low[t] = _mm512_dpbusd_epi32(low[t], codes[i], broadcast(x[t][LOW + i]));
+                    }
+                }
+            }
+            for t in 0..$tokens {
+                let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low[t]), _mm512_set1_ps(1.0 / 256.0), upper[t]);
+                let scaled = _mm512_mul_ps(sum, scales[part]);
                 $totals[t] = _mm512_fmadd_ps(scaled, broadcast_float(x[t][SCALE]), $totals[t]);
             }
         }
