@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use smoke_core::Encoding;
 
 use super::codes::{self, Blocks};
-use super::register::{broadcast, broadcast_float, load_floats, prefetch, store_floats, store_words};
+use super::register::{broadcast, broadcast_float, load_floats, look_up_page, prefetch, store_floats, store_words};
 use super::tile::add_group;
 use crate::kernels::integer::{ROWS, TOKEN_WORDS};
 
@@ -169,6 +169,9 @@ impl<'a, const BYTES: usize> Rows<'a, BYTES> {
     }
 }
 
+/// Bytes of a page, where pages are smallest. Groups of sixteen rows are a seventh of it at most.
+const PAGE: usize = 4096;
+
 /// Prefetches as much memory as a group of sixteen rows takes: the part that falls to group `group`, from so far `ahead` of
 /// the first row on. Group by group, because more misses at once than the processor can keep in mind hold up its loads.
 #[inline(always)]
@@ -177,6 +180,9 @@ fn prefetch_group<const BYTES: usize>(first_row: &[[u8; BYTES]], ahead: usize, g
     let start = first_row.as_ptr().wrapping_byte_add(ahead + group * bytes);
     for line in 0..bytes.div_ceil(64) {
         prefetch(start.wrapping_byte_add(64 * line));
+    }
+    if group.is_multiple_of(4) {
+        look_up_page(start.wrapping_byte_add(PAGE));
     }
 }
 
