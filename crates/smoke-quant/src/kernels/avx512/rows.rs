@@ -68,17 +68,21 @@ macro_rules! uses {
             pub(super) fn unpack(rows: &[&[u8]; ROWS], ahead: usize, panel: &mut [u32]) {
                 let panel = panel.as_chunks_mut::<ROWS>().0.as_chunks_mut::<VECTORS>().0.as_chunks_mut::<GROUPS>().0;
                 let rows = Rows::<$bytes>::new(rows, panel.len());
-                for (b, groups) in panel.iter_mut().enumerate() {
-                    codes::$name(&rows.blocks(b), |g, codes, scales| {
-                        prefetch_group(rows.rows[0], ahead, GROUPS, b * GROUPS + g);
-                        let vectors = &mut groups[g];
-                        for i in 0..8 {
-                            store_words(&mut vectors[i], codes[i]);
-                        }
-                        for i in 8..VECTORS {
-                            store_words(&mut vectors[i], _mm512_castps_si512(scales[i - 8]));
-                        }
-                    });
+                for (i, panel) in panel.chunks_mut(blocks_of_page($bytes)).enumerate() {
+                    let first = i * blocks_of_page($bytes);
+                    rows.look_up_page(ahead, first);
+                    for (b, groups) in (first..).zip(panel) {
+                        codes::$name(&rows.blocks(b), |g, codes, scales| {
+                            rows.prefetch_group(ahead, GROUPS, b * GROUPS + g);
+                            let vectors = &mut groups[g];
+                            for i in 0..8 {
+                                store_words(&mut vectors[i], codes[i]);
+                            }
+                            for i in 8..VECTORS {
+                                store_words(&mut vectors[i], _mm512_castps_si512(scales[i - 8]));
+                            }
+                        });
+                    }
                 }
             }
 
@@ -112,11 +116,15 @@ macro_rules! uses {
                 for t in 0..TOKENS {
                     totals[t] = load_floats(&sums[t]);
                 }
-                for (b, x) in tile.iter().enumerate() {
-                    codes::$name(&rows.blocks(b), |g, codes, scales| {
-                        prefetch_group(rows.rows[0], ahead, GROUPS, b * GROUPS + g);
-                        add_group!(TOKENS, WORDS, BIASED, codes, scales, &x[g], totals);
-                    });
+                for (i, tile) in tile.chunks(blocks_of_page($bytes)).enumerate() {
+                    let first = i * blocks_of_page($bytes);
+                    rows.look_up_page(ahead, first);
+                    for (b, x) in (first..).zip(tile) {
+                        codes::$name(&rows.blocks(b), |g, codes, scales| {
+                            rows.prefetch_group(ahead, GROUPS, b * GROUPS + g);
+                            add_group!(TOKENS, WORDS, BIASED, codes, scales, &x[g], totals);
+                        });
+                    }
                 }
                 for t in 0..TOKENS {
                     store_floats(&mut sums[t], totals[t]);
@@ -135,6 +143,14 @@ uses!(q5_1, 24, 1, 8, true);
 uses!(q4_k, 144, 8, 8, true);
 uses!(q5_k, 176, 8, 8, true);
 uses!(q6_k, 210, 8, 4, false);
+
+/// Bytes of a page, where pages are smallest.
+const PAGE: usize = 4096;
+
+/// Blocks that sixteen rows have on a page.
+const fn blocks_of_page(bytes: usize) -> usize {
+    PAGE / (ROWS * bytes)
+}
 
 /// Sixteen rows of as many blocks each.
 struct Rows<'a, const BYTES: usize> {
@@ -167,22 +183,24 @@ impl<'a, const BYTES: usize> Rows<'a, BYTES> {
         }
         blocks
     }
-}
 
-/// Bytes of a page, where pages are smallest. Groups of sixteen rows are a seventh of it at most.
-const PAGE: usize = 4096;
-
-/// Prefetches as much memory as a group of sixteen rows takes: the part that falls to group `group`, from so far `ahead` of
-/// the first row on. Group by group, because more misses at once than the processor can keep in mind hold up its loads.
-#[inline(always)]
-fn prefetch_group<const BYTES: usize>(first_row: &[[u8; BYTES]], ahead: usize, groups: usize, group: usize) {
-    let bytes = ROWS * BYTES / groups;
-    let start = first_row.as_ptr().wrapping_byte_add(ahead + group * bytes);
-    for line in 0..bytes.div_ceil(64) {
-        prefetch(start.wrapping_byte_add(64 * line));
+    /// Prefetches as much memory as a group of sixteen rows takes: the part that falls to group `group`, from so far `ahead`
+    /// of the first row on. Group by group, because of more misses at once than the processor can keep in mind some are
+    /// dropped, and loads wait.
+    #[inline(always)]
+    fn prefetch_group(&self, ahead: usize, groups: usize, group: usize) {
+        let bytes = ROWS * BYTES / groups;
+        let start = self.rows[0].as_ptr().wrapping_byte_add(ahead + group * bytes);
+        for line in 0..bytes.div_ceil(64) {
+            prefetch(start.wrapping_byte_add(64 * line));
+        }
     }
-    if group.is_multiple_of(4) {
-        look_up_page(start.wrapping_byte_add(PAGE));
+
+    /// Has the page looked up that follows the one where prefetches are at block `b`. A page has
+    /// [`blocks_of_page`], so none is left out.
+    #[inline(always)]
+    fn look_up_page(&self, ahead: usize, b: usize) {
+        look_up_page(self.rows[0].as_ptr().wrapping_byte_add(ahead + b * ROWS * BYTES + PAGE));
     }
 }
 
