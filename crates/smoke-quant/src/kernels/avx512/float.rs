@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use smoke_core::Encoding;
 
-use super::register::{load_doubles, load_floats, load_halves, load_line, prefetch};
+use super::register::{PAGE, load_doubles, load_floats, load_halves, load_line, look_up_page, prefetch};
 use crate::output::Piece;
 
 /// Elements of a register.
@@ -96,18 +96,23 @@ fn dot_tile<const LINE: usize, const ROWS: usize, const TOKENS: usize>(
     let mut sums = [[_mm512_setzero_ps(); TOKENS]; ROWS];
     // While these rows are read side by side, the next ones are fetched in the order of memory.
     let next = bytes.as_ptr().wrapping_add(bytes.len());
-    for (i, x) in x[..whole].iter().enumerate() {
-        for line in 0..(ROWS * LINE).div_ceil(64) {
-            prefetch(next.wrapping_add(i * ROWS * LINE + 64 * line));
-        }
-        let mut w = [_mm512_setzero_ps(); ROWS];
-        for r in 0..ROWS {
-            w[r] = load(&lines[r][i]);
-        }
-        for t in 0..TOKENS {
-            let x = load_floats(&x[t]);
+    let steps_of_page = PAGE / (ROWS * LINE);
+    for (p, x) in x[..whole].chunks(steps_of_page).enumerate() {
+        let first = p * steps_of_page;
+        look_up_page(next.wrapping_add(first * ROWS * LINE + PAGE));
+        for (i, x) in (first..).zip(x) {
+            for line in 0..(ROWS * LINE).div_ceil(64) {
+                prefetch(next.wrapping_add(i * ROWS * LINE + 64 * line));
+            }
+            let mut w = [_mm512_setzero_ps(); ROWS];
             for r in 0..ROWS {
-                sums[r][t] = _mm512_fmadd_ps(w[r], x, sums[r][t]);
+                w[r] = load(&lines[r][i]);
+            }
+            for t in 0..TOKENS {
+                let x = load_floats(&x[t]);
+                for r in 0..ROWS {
+                    sums[r][t] = _mm512_fmadd_ps(w[r], x, sums[r][t]);
+                }
             }
         }
     }

@@ -68,6 +68,9 @@ pub(super) fn prefetch<T>(line: *const T) {
     unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
 }
 
+/// Bytes of a page, where pages are smallest.
+pub(super) const PAGE: usize = 4096;
+
 /// Has the address of a page looked up before [`prefetch`] comes there, which gives up where it is not at hand. A prefetch
 /// into the first-level cache does not, and never harms: what it brings will be wanted.
 #[inline(always)]

@@ -6,7 +6,9 @@ use std::arch::x86_64::*;
 use smoke_core::Encoding;
 
 use super::codes::{self, Blocks};
-use super::register::{broadcast, broadcast_float, load_floats, look_up_page, prefetch, store_floats, store_words};
+use super::register::{
+    PAGE, broadcast, broadcast_float, load_floats, look_up_page, prefetch, store_floats, store_words,
+};
 use super::tile::add_group;
 use crate::kernels::integer::{ROWS, TOKEN_WORDS};
 
@@ -143,9 +145,6 @@ uses!(q5_1, 24, 1, 8, true);
 uses!(q4_k, 144, 8, 8, true);
 uses!(q5_k, 176, 8, 8, true);
 uses!(q6_k, 210, 8, 4, false);
-
-/// Bytes of a page, where pages are smallest.
-const PAGE: usize = 4096;
 
 /// Blocks that sixteen rows have on a page.
 const fn blocks_of_page(bytes: usize) -> usize {
