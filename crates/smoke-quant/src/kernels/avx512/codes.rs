@@ -92,8 +92,7 @@ pub(super) fn q5_k(block: &Blocks<'_, 176>, mut emit: impl FnMut(usize, Codes, S
             let mut codes = bytes;
             for w in 0..8 {
                 // Bit g of each byte becomes bit 4.
-                let lowest = _mm512_and_si512(shifted_down(fifth[w], g), _mm512_set1_epi8(1));
-                codes[w] = _mm512_or_si512(nibble(bytes[w], half), _mm512_slli_epi32::<4>(lowest));
+                codes[w] = _mm512_or_si512(nibble(bytes[w], half), moved(fifth[w], g, 4, 0x10));
             }
             emit(g, codes, load_scales(&vectors[g]));
         }
@@ -123,8 +122,7 @@ pub(super) fn q6_k(block: &Blocks<'_, 210>, mut emit: impl FnMut(usize, Codes, S
             let mut codes = low[quarter % 2];
             for w in 0..8 {
                 // Bits 2q and 2q + 1 of each byte become bits 4 and 5.
-                let upper = _mm512_and_si512(shifted_down(high[w], 2 * quarter), _mm512_set1_epi8(3));
-                codes[w] = _mm512_or_si512(nibble(codes[w], quarter / 2), _mm512_slli_epi32::<4>(upper));
+                codes[w] = _mm512_or_si512(nibble(codes[w], quarter / 2), moved(high[w], 2 * quarter, 4, 0x30));
             }
             let g = 4 * i + quarter;
             emit(g, codes, load_scales(&vectors[g]));
@@ -176,13 +174,21 @@ fn nibbles(bytes: [__m512i; 4]) -> Codes {
 fn five_bits(fifth: __m512i, nibbles: Codes) -> Codes {
     let mut codes = nibbles;
     for g in 0..8 {
-        // Four bits, then four copies of them seven bits apart, of which one bit lies at the lowest place of each byte.
-        let four = _mm512_and_si512(shifted_down(fifth, 4 * g), _mm512_set1_epi32(15));
-        let copies = _mm512_mullo_epi32(four, _mm512_set1_epi32(0x0020_4081));
-        let lowest = _mm512_and_si512(copies, _mm512_set1_epi8(1));
-        codes[g] = _mm512_or_si512(nibbles[g], _mm512_slli_epi32::<4>(lowest));
+        // The byte with the four bits of these codes at every place, and at each place one of the bits.
+        let byte = _mm512_shuffle_epi8(fifth, repeated(g / 2));
+        let bits = _mm512_set1_epi32(0x0804_0201 << (4 * (g % 2)));
+        codes[g] =
+            _mm512_mask_add_epi8(nibbles[g], _mm512_test_epi8_mask(byte, bits), nibbles[g], _mm512_set1_epi8(16));
     }
     codes
+}
+
+/// Tells a shuffle to repeat byte `byte` of each word at the four places of the word.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn repeated(byte: usize) -> __m512i {
+    let quarter = [0, 4, 8, 12].map(|word| (word + byte as i32) * 0x0101_0101);
+    _mm512_broadcast_i32x4(_mm_setr_epi32(quarter[0], quarter[1], quarter[2], quarter[3]))
 }
 
 /// The low nibble of each byte, or the high one.
@@ -190,6 +196,18 @@ fn five_bits(fifth: __m512i, nibbles: Codes) -> Codes {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn nibble(bytes: __m512i, high: usize) -> __m512i {
     _mm512_and_si512(shifted_down(bytes, 4 * high), _mm512_set1_epi8(15))
+}
+
+/// Bytes with bit `from` and those above it moved to bit `to`, and of those what `mask` has.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn moved(bytes: __m512i, from: usize, to: usize, mask: i8) -> __m512i {
+    let moved = if from < to {
+        _mm512_sllv_epi32(bytes, _mm512_set1_epi32((to - from) as i32))
+    } else {
+        shifted_down(bytes, from - to)
+    };
+    _mm512_and_si512(moved, _mm512_set1_epi8(mask))
 }
 
 #[inline]
