@@ -18,90 +18,106 @@ pub(super) type Codes = [__m512i; 8];
 /// Scales, and what goes with them.
 pub(super) type Scales = [__m512; 2];
 
+/// What is done with a group of the blocks.
+pub(super) trait Emit {
+    /// Takes the codes and scales of group `g`. To be inlined always: codes shall stay in registers.
+    fn group(&mut self, g: usize, codes: Codes, scales: Scales);
+}
+
+/// Repeats `body` for each value, so that shifts are constants: loops so large the compiler leaves as they are.
+macro_rules! each {
+    ($name:ident in [$($value:literal)*], $body:block) => {
+        $({
+            let $name = $value;
+            $body
+        })*
+    };
+}
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q8_0(block: &Blocks<'_, 34>, mut emit: impl FnMut(usize, Codes, Scales)) {
+pub(super) fn q8_0(block: &Blocks<'_, 34>, emit: &mut impl Emit) {
     let mut codes = eight_transposed(block, 2);
     for codes in &mut codes {
         // Signed codes plus 128.
         *codes = _mm512_xor_si512(*codes, _mm512_set1_epi8(-128));
     }
-    emit(0, codes, pairs_of_halves(transposed(block, 0)[0]));
+    emit.group(0, codes, pairs_of_halves(transposed(block, 0)[0]));
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn i8_1(block: &Blocks<'_, 36>, mut emit: impl FnMut(usize, Codes, Scales)) {
-    emit(0, eight_transposed(block, 4), pairs_of_halves(transposed(block, 0)[0]));
+pub(super) fn i8_1(block: &Blocks<'_, 36>, emit: &mut impl Emit) {
+    emit.group(0, eight_transposed(block, 4), pairs_of_halves(transposed(block, 0)[0]));
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q4_0(block: &Blocks<'_, 18>, mut emit: impl FnMut(usize, Codes, Scales)) {
-    emit(0, nibbles(transposed(block, 2)), pairs_of_halves(transposed(block, 0)[0]));
+pub(super) fn q4_0(block: &Blocks<'_, 18>, emit: &mut impl Emit) {
+    emit.group(0, nibbles(transposed(block, 2)), pairs_of_halves(transposed(block, 0)[0]));
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q4_1(block: &Blocks<'_, 20>, mut emit: impl FnMut(usize, Codes, Scales)) {
-    emit(0, nibbles(transposed(block, 4)), pairs_of_halves(transposed(block, 0)[0]));
+pub(super) fn q4_1(block: &Blocks<'_, 20>, emit: &mut impl Emit) {
+    emit.group(0, nibbles(transposed(block, 4)), pairs_of_halves(transposed(block, 0)[0]));
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q5_0(block: &Blocks<'_, 22>, mut emit: impl FnMut(usize, Codes, Scales)) {
+pub(super) fn q5_0(block: &Blocks<'_, 22>, emit: &mut impl Emit) {
     // The scale, then the fifth bits from the second half of the first word on.
     let [first, second, ..] = transposed(block, 0);
     let fifth = _mm512_or_si512(_mm512_srli_epi32::<16>(first), _mm512_slli_epi32::<16>(second));
-    emit(0, five_bits(fifth, nibbles(transposed(block, 6))), pairs_of_halves(first));
+    emit.group(0, five_bits(fifth, nibbles(transposed(block, 6))), pairs_of_halves(first));
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q5_1(block: &Blocks<'_, 24>, mut emit: impl FnMut(usize, Codes, Scales)) {
+pub(super) fn q5_1(block: &Blocks<'_, 24>, emit: &mut impl Emit) {
     let [halves, fifth, ..] = transposed(block, 0);
-    emit(0, five_bits(fifth, nibbles(transposed(block, 8))), pairs_of_halves(halves));
+    emit.group(0, five_bits(fifth, nibbles(transposed(block, 8))), pairs_of_halves(halves));
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q4_k(block: &Blocks<'_, 144>, mut emit: impl FnMut(usize, Codes, Scales)) {
+pub(super) fn q4_k(block: &Blocks<'_, 144>, emit: &mut impl Emit) {
     let vectors = scales_and_biases(block);
     for i in 0..4 {
         let bytes = eight_transposed(block, 16 + 32 * i);
-        for half in 0..2 {
+        each!(half in [0 1], {
             let mut codes = bytes;
             for w in 0..8 {
                 codes[w] = nibble(bytes[w], half);
             }
             let g = 2 * i + half;
-            emit(g, codes, load_scales(&vectors[g]));
-        }
+            emit.group(g, codes, load_scales(&vectors[g]));
+        });
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q5_k(block: &Blocks<'_, 176>, mut emit: impl FnMut(usize, Codes, Scales)) {
+pub(super) fn q5_k(block: &Blocks<'_, 176>, emit: &mut impl Emit) {
     let vectors = scales_and_biases(block);
     let fifth = eight_transposed(block, 16);
-    for i in 0..4 {
+    each!(i in [0 1 2 3], {
         let bytes = eight_transposed(block, 48 + 32 * i);
-        for half in 0..2 {
+        each!(half in [0 1], {
             let g = 2 * i + half;
             let mut codes = bytes;
             for w in 0..8 {
                 // Bit g of each byte becomes bit 4.
                 codes[w] = _mm512_or_si512(nibble(bytes[w], half), moved(fifth[w], g, 4, 0x10));
             }
-            emit(g, codes, load_scales(&vectors[g]));
-        }
-    }
+            emit.group(g, codes, load_scales(&vectors[g]));
+        });
+    });
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q6_k(block: &Blocks<'_, 210>, mut emit: impl FnMut(usize, Codes, Scales)) {
+pub(super) fn q6_k(block: &Blocks<'_, 210>, emit: &mut impl Emit) {
     // The last of four words from byte 196 on would lie outside; bytes 194..210 end with the scale of the scales.
     let scale = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(transposed(block, 194)[3])));
     let words = transposed(block, 192);
@@ -115,15 +131,15 @@ pub(super) fn q6_k(block: &Blocks<'_, 210>, mut emit: impl FnMut(usize, Codes, S
         let high = eight_transposed(block, 128 + 32 * i);
         let start = 64 * i;
         let low = [eight_transposed(block, start), eight_transposed(block, start + 32)];
-        for quarter in 0..4 {
+        each!(quarter in [0 1 2 3], {
             let mut codes = low[quarter % 2];
             for w in 0..8 {
                 // Bits 2q and 2q + 1 of each byte become bits 4 and 5.
                 codes[w] = _mm512_or_si512(nibble(codes[w], quarter / 2), moved(high[w], 2 * quarter, 4, 0x30));
             }
             let g = 4 * i + quarter;
-            emit(g, codes, load_scales(&vectors[g]));
-        }
+            emit.group(g, codes, load_scales(&vectors[g]));
+        });
     }
 }
 

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use smoke_core::Encoding;
 
-use super::codes::{self, Blocks};
+use super::codes::{self, Blocks, Codes, Emit, Scales};
 use super::register::{
     PAGE, broadcast, broadcast_float, load_floats, look_up_page, prefetch, store_floats, store_words,
 };
@@ -65,6 +65,50 @@ macro_rules! uses {
             /// Codes, scales, and what goes with them.
             const VECTORS: usize = 8 + 8 / WORDS + BIASED as usize;
 
+            /// Stores the groups of block `b`.
+            struct Unpack<'a> {
+                rows: &'a Rows<'a, $bytes>,
+                ahead: usize,
+                b: usize,
+                groups: &'a mut [[[u32; ROWS]; VECTORS]; GROUPS],
+            }
+
+            impl Emit for Unpack<'_> {
+                #[inline(always)]
+                fn group(&mut self, g: usize, codes: Codes, scales: Scales) {
+                    self.rows.prefetch_group(self.ahead, GROUPS, self.b * GROUPS + g);
+                    let vectors = &mut self.groups[g];
+                    // SAFETY: only `unpack` makes one of these, which has the instructions.
+                    unsafe {
+                        for i in 0..8 {
+                            store_words(&mut vectors[i], codes[i]);
+                        }
+                        for i in 8..VECTORS {
+                            store_words(&mut vectors[i], _mm512_castps_si512(scales[i - 8]));
+                        }
+                    }
+                }
+            }
+
+            /// Multiplies the groups of block `b` by those of tokens.
+            struct Multiply<'a, const TOKENS: usize> {
+                rows: &'a Rows<'a, $bytes>,
+                ahead: usize,
+                b: usize,
+                x: &'a [[[u32; TOKEN_WORDS]; TOKENS]; GROUPS],
+                totals: &'a mut [__m512; TOKENS],
+            }
+
+            impl<const TOKENS: usize> Emit for Multiply<'_, TOKENS> {
+                #[inline(always)]
+                fn group(&mut self, g: usize, codes: Codes, scales: Scales) {
+                    self.rows.prefetch_group(self.ahead, GROUPS, self.b * GROUPS + g);
+                    let totals = &mut *self.totals;
+                    // SAFETY: only `multiply_tokens` makes one of these, which has the instructions.
+                    unsafe { add_group!(TOKENS, WORDS, BIASED, codes, scales, &self.x[g], totals) };
+                }
+            }
+
             #[inline(never)]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
             pub(super) fn unpack(rows: &[&[u8]; ROWS], ahead: usize, panel: &mut [u32]) {
@@ -74,16 +118,7 @@ macro_rules! uses {
                     let first = i * blocks_of_page($bytes);
                     rows.look_up_page(ahead, first);
                     for (b, groups) in (first..).zip(panel) {
-                        codes::$name(&rows.blocks(b), |g, codes, scales| {
-                            rows.prefetch_group(ahead, GROUPS, b * GROUPS + g);
-                            let vectors = &mut groups[g];
-                            for i in 0..8 {
-                                store_words(&mut vectors[i], codes[i]);
-                            }
-                            for i in 8..VECTORS {
-                                store_words(&mut vectors[i], _mm512_castps_si512(scales[i - 8]));
-                            }
-                        });
+                        codes::$name(&rows.blocks(b), &mut Unpack { rows: &rows, ahead, b, groups });
                     }
                 }
             }
@@ -122,10 +157,7 @@ macro_rules! uses {
                     let first = i * blocks_of_page($bytes);
                     rows.look_up_page(ahead, first);
                     for (b, x) in (first..).zip(tile) {
-                        codes::$name(&rows.blocks(b), |g, codes, scales| {
-                            rows.prefetch_group(ahead, GROUPS, b * GROUPS + g);
-                            add_group!(TOKENS, WORDS, BIASED, codes, scales, &x[g], totals);
-                        });
+                        codes::$name(&rows.blocks(b), &mut Multiply { rows: &rows, ahead, b, x, totals: &mut totals });
                     }
                 }
                 for t in 0..TOKENS {
