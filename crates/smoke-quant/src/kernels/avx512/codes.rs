@@ -123,8 +123,7 @@ pub(super) fn q6_k(block: &Blocks<'_, 210>, emit: &mut impl Emit) {
     let words = transposed(block, 192);
     let mut vectors = [[[0_u32; ROWS]; 2]; 8];
     for (i, vector) in vectors.as_flattened_mut().iter_mut().enumerate() {
-        let up = _mm512_set1_epi32(24 - 8 * (i % 4) as i32);
-        let code = _mm512_srai_epi32::<24>(_mm512_sllv_epi32(words[i / 4], up));
+        let code = _mm512_dpbusd_epi32(_mm512_setzero_si512(), one_at(i % 4), words[i / 4]);
         store_words(vector, _mm512_castps_si512(_mm512_mul_ps(scale, _mm512_cvtepi32_ps(code))));
     }
     for i in 0..2 {
@@ -155,7 +154,7 @@ fn scales_and_biases<const BYTES: usize>(block: &Blocks<'_, BYTES>) -> [[[u32; R
     let scales = [six_bits(a), _mm512_or_si512(nibble(c, 0), upper(a))];
     let minima = [six_bits(b), _mm512_or_si512(nibble(c, 1), upper(b))];
     let byte = |words: [__m512i; 2], g: usize| {
-        _mm512_cvtepi32_ps(_mm512_and_si512(shifted_down(words[g / 4], 8 * (g % 4)), _mm512_set1_epi32(0xff)))
+        _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(_mm512_setzero_si512(), words[g / 4], one_at(g % 4)))
     };
     let mut vectors = [[[0; ROWS]; 2]; 8];
     for (g, [first, second]) in vectors.iter_mut().enumerate() {
@@ -163,6 +162,13 @@ fn scales_and_biases<const BYTES: usize>(block: &Blocks<'_, BYTES>) -> [[[u32; R
         store_words(second, _mm512_castps_si512(_mm512_mul_ps(minimum, byte(minima, g))));
     }
     vectors
+}
+
+/// A one at byte `i` of each word: the product with it takes that byte out of other words, in one instruction.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn one_at(i: usize) -> __m512i {
+    _mm512_set1_epi32(1 << (8 * i))
 }
 
 #[inline]
