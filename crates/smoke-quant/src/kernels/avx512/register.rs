@@ -1,5 +1,6 @@
 //! Registers from and to memory: the only place of this module that touches memory by pointer.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::blocks::part;
@@ -59,6 +60,21 @@ pub(super) fn broadcast(word: u32) -> __m512i {
 #[target_feature(enable = "avx512f")]
 pub(super) fn broadcast_float(bits: u32) -> __m512 {
     _mm512_castsi512_ps(broadcast(bits))
+}
+
+/// What comes in, but for the compiler it is not known before the words are: instructions that use it stay behind those
+/// that make the words.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn known_after<'a, T>(x: &'a T, words: [__m512i; 3]) -> &'a T {
+    let mut known: *const T = x;
+    let [a, b, c] = words;
+    // SAFETY: there is no instruction in it, so nothing is touched, and the pointer is still that of the reference.
+    unsafe {
+        asm!("/* {0} {1} {2} {3} */", inout(reg) known, in(zmm_reg) a, in(zmm_reg) b, in(zmm_reg) c,
+            options(pure, nomem, nostack, preserves_flags));
+        &*known
+    }
 }
 
 /// Asks for a line of memory to be brought into the second-level cache; where there is none, nothing happens.
@@ -136,6 +152,15 @@ mod tests {
         }
         assert_eq!((words_back, floats_back), (words, floats));
         assert_eq!(quarter, [0x0707_0707; 4]);
+    }
+
+    #[test]
+    fn what_is_known_later_is_the_same() {
+        let Some(_) = Avx512::detect() else { return };
+        let number = 7;
+        // SAFETY: the machine has the instructions, as was just asked.
+        let later = unsafe { known_after(&number, [_mm512_setzero_si512(); 3]) };
+        assert!(std::ptr::eq(later, &number));
     }
 
     #[test]
