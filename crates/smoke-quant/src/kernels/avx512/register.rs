@@ -66,13 +66,13 @@ pub(super) fn broadcast_float(bits: u32) -> __m512 {
 /// that make the words.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn known_after<'a, T>(x: &'a T, words: [__m512i; 3]) -> &'a T {
+pub(super) fn known_after<T>(x: &T, words: [__m512i; 3]) -> &T {
     let mut known: *const T = x;
     let [a, b, c] = words;
     // SAFETY: there is no instruction in it, so nothing is touched, and the pointer is still that of the reference.
     unsafe {
         asm!("/* {0} {1} {2} {3} */", inout(reg) known, in(zmm_reg) a, in(zmm_reg) b, in(zmm_reg) c,
-            options(pure, nomem, nostack, preserves_flags));
+            options(pure, readonly, nostack, preserves_flags));
         &*known
     }
 }
