@@ -27,6 +27,8 @@ const SHARED_ROWS: usize = 2048;
 const SHARED_TOKENS: usize = 64;
 /// How far ahead the plain sum asks for memory, in bytes; the fastest counts. With 0 it leaves that to the processor.
 const AHEAD: [usize; 3] = [0, 1 << 10, 32 << 10];
+/// Bytes of a page, where pages are smallest.
+const PAGE: usize = 4096;
 /// Tokens that stream the whole matrix.
 const FEW: [usize; 4] = [1, 2, 4, 8];
 const ENCODINGS: [Encoding; 13] = [
@@ -212,26 +214,36 @@ fn plain_sum(bytes: &[u8], threads: usize, ahead: usize) -> u64 {
     })
 }
 
-/// A sum of words in eight lanes, which the compiler makes vectors of. Memory is asked for so many bytes ahead.
+/// A sum of words in eight lanes, which the compiler makes vectors of. Memory is asked for so many bytes ahead, as the
+/// kernels do it: lines into the second-level cache, which is not done where the address of their page is not at hand, and
+/// for that once a page a line of the next one into the first.
 fn sum_lines(bytes: &[u8], ahead: usize) -> u64 {
     let mut sums = [[0_u64; 8]; 4];
-    for lines in bytes.as_chunks::<8>().0.as_chunks::<8>().0.as_chunks::<4>().0 {
-        for (sums, line) in sums.iter_mut().zip(lines) {
-            prefetch(line.as_ptr().wrapping_byte_add(ahead));
-            for (sum, word) in sums.iter_mut().zip(line) {
-                *sum = sum.wrapping_add(u64::from_le_bytes(*word));
+    for page in bytes.chunks(PAGE) {
+        prefetch::<true>(page.as_ptr().wrapping_byte_add(ahead + PAGE));
+        for lines in page.as_chunks::<8>().0.as_chunks::<8>().0.as_chunks::<4>().0 {
+            for (sums, line) in sums.iter_mut().zip(lines) {
+                if ahead == 0 {
+                    prefetch::<true>(line.as_ptr());
+                } else {
+                    prefetch::<false>(line.as_ptr().wrapping_byte_add(ahead));
+                }
+                for (sum, word) in sums.iter_mut().zip(line) {
+                    *sum = sum.wrapping_add(u64::from_le_bytes(*word));
+                }
             }
         }
     }
     sums.into_iter().flatten().fold(0_u64, u64::wrapping_add)
 }
 
-/// Asks for a line of memory where the target has an instruction for that.
-fn prefetch<T>(line: *const T) {
+/// Asks for a line of memory where the target has an instruction for that: in the first-level cache or the second.
+fn prefetch<const FIRST_LEVEL: bool>(line: *const impl Sized) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program could see, and any address will do.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        if FIRST_LEVEL { _mm_prefetch::<_MM_HINT_T0>(line.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
