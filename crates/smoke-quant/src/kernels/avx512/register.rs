@@ -87,8 +87,8 @@ pub(super) fn prefetch<T>(line: *const T) {
 /// Bytes of a page, where pages are smallest.
 pub(super) const PAGE: usize = 4096;
 
-/// Has the address of a page looked up before [`prefetch`] comes there, which gives up where it is not at hand. A prefetch
-/// into the first-level cache does not, and never harms: what it brings will be wanted.
+/// Has the address of a page looked up before [`prefetch`] comes there, which on Zen 4 does nothing where it is not at hand.
+/// A prefetch into the first-level cache waits for it; the line that it brings will be wanted anyway.
 #[inline(always)]
 pub(super) fn look_up_page<T>(address: *const T) {
     // SAFETY: as in `prefetch`.

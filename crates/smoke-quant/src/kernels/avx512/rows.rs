@@ -1,5 +1,9 @@
 //! What is done with the codes of every encoding: [`unpack`] stores them as a panel, [`multiply_few`] multiplies by them
 //! while they are in registers.
+//!
+//! For a token and 32 weights of sixteen rows that takes 131 (Q4_0) to 167 (Q5_1) instructions, 103 (Q4_K) to 158 (Q6_K) in
+//! large blocks: 24 products by the three bytes of the token, 20 to 40 that put rows into lanes, 12 to 32 that unpack codes,
+//! a dozen for scales, a dozen for sums, and prefetches.
 
 use std::arch::x86_64::*;
 
