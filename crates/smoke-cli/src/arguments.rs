@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use smoke_replay::predictors;
 use smoke_runtime::convert::DtypeRule;
-use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES, PlaceRule, Speculation};
+use smoke_runtime::{ByteSize, DeviceKind, EXPERT_PREDICTOR_NAMES, KvEncoding, POLICY_NAMES, PlaceRule, Speculation};
 
 /// Runs language models larger than memory: weights stream from the disk just before they are needed, and the memory
 /// that you allow is never exceeded.
@@ -144,10 +144,22 @@ pub(crate) struct RunArguments {
     /// What to evict when memory is full; the default reads least, the others are there to compare with.
     #[arg(long, value_name = "NAME", default_value = POLICY_NAMES[0], value_parser = POLICY_NAMES.to_vec())]
     pub(crate) policy: String,
+    /// Who says which experts the next layers of a mixture of experts will choose: one that learns on the way; the later
+    /// routers, run early; what mostly followed; what is chosen most; what the token before chose; or nobody.
+    #[arg(long, value_name = "NAME", default_value = EXPERT_PREDICTOR_NAMES[0], value_parser = EXPERT_PREDICTOR_NAMES.to_vec())]
+    pub(crate) predictor: String,
     /// Which experts are read before their router has chosen them: off, likely (whatever the disk has to do) or gated
     /// (where that is expected to pay).
     #[arg(long, value_name = "MODE", default_value = "gated", value_parser = speculation)]
     pub(crate) speculation: Speculation,
+    /// Where to remember, from one run to the next, what was learnt of a mixture of experts; each model has a directory of
+    /// its own there. Unless given, below the user's cache directory: $XDG_CACHE_HOME/smoke/models or
+    /// ~/.cache/smoke/models. Only `smoke run` reads it and writes to it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Remember nothing, and use nothing that is remembered.
+    #[arg(long, conflicts_with = "state")]
+    pub(crate) no_state: bool,
 }
 
 #[derive(Debug, Args)]

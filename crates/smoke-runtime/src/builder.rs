@@ -6,17 +6,20 @@ use smoke_cache::policy::{self, Known, Pinned, PinnedUnits};
 use smoke_cache::{Budget, EvictionPolicy};
 use smoke_convert::{Converted, DtypeRule, DtypeRules};
 use smoke_core::{ByteSize, UnitInfo, UnitKind};
-use smoke_models::AutoModel;
-use smoke_models::parts::KvEncoding;
+use smoke_models::parts::{ExpertLayers, KvEncoding};
 use smoke_models::text::Tokenizer;
+use smoke_models::{AutoModel, Model};
+use smoke_predict::experts::ExpertPredictor;
 use smoke_predict::{AccessPredictor, CyclicPredictor, RoutedPredictor, RoutedUnit};
 use smoke_prefetch::{Speculation, Streamer};
 use smoke_storage::{Checkpoint, DiskProfile, ReaderKind, UnitMap, WeightSource};
 
 use crate::error::RuntimeError;
+use crate::experts::{EXPERT_PREDICTOR_NAMES, ExpertChoice};
 use crate::placement::{DeviceMap, PlaceRule};
 use crate::plan::Sizes;
 use crate::runtime::Runtime;
+use crate::state::State;
 
 /// The names that [`RuntimeBuilder::policy_name`] takes: the plan's own policy first.
 pub use smoke_cache::policy::NAMES as POLICY_NAMES;
@@ -31,6 +34,8 @@ pub struct RuntimeBuilder {
     dtypes: Result<DtypeRules, RuntimeError>,
     policy: Result<Policy, RuntimeError>,
     predictor: Option<Box<dyn AccessPredictor>>,
+    experts: Result<ExpertChoice, RuntimeError>,
+    state: Option<PathBuf>,
     speculation: Speculation,
     models: AutoModel,
     kv_encoding: KvEncoding,
@@ -53,6 +58,8 @@ impl RuntimeBuilder {
             dtypes: Ok(DtypeRules::new()),
             policy: Ok(Policy::Named(POLICY_NAMES[0].to_owned())),
             predictor: None,
+            experts: Ok(ExpertChoice::Named(EXPERT_PREDICTOR_NAMES[0])),
+            state: None,
             speculation: Speculation::Gated,
             models: AutoModel::default(),
             kv_encoding: KvEncoding::default(),
@@ -123,6 +130,30 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Who says which experts the next layers of a mixture will choose, by its name, one of [`EXPERT_PREDICTOR_NAMES`].
+    /// Unless said: the one that learns as tokens are generated. What is said leads to reads as [`speculation`](Self::speculation)
+    /// lets it.
+    pub fn expert_predictor_name(mut self, name: &str) -> Self {
+        let named = EXPERT_PREDICTOR_NAMES.iter().find(|&&known| known == name).map(|name| ExpertChoice::Named(name));
+        let known = || EXPERT_PREDICTOR_NAMES.join(", ");
+        self.experts = named.ok_or_else(|| RuntimeError::UnknownPredictor { name: name.to_owned(), known: known() });
+        self
+    }
+
+    /// The same by one's own predictor; it must be made for the model's experts. To look into it later, pass a clone of an
+    /// `Arc<Mutex<_>>`.
+    pub fn expert_predictor(mut self, predictor: impl ExpertPredictor + 'static) -> Self {
+        self.experts = Ok(ExpertChoice::Own(Box::new(predictor)));
+        self
+    }
+
+    /// Remembers in `directory` what is learnt of mixtures of experts, each model in a directory of its own below it: what is
+    /// there is read when the model is opened, and written by [`Runtime::save_state`]. Unless said, nothing is remembered.
+    pub fn state(mut self, directory: impl AsRef<Path>) -> Self {
+        self.state = Some(directory.as_ref().to_owned());
+        self
+    }
+
     /// Which experts are read before their router has chosen them, for what the routers of earlier layers say; unless said,
     /// those whose read is expected to pay.
     pub fn speculation(mut self, speculation: Speculation) -> Self {
@@ -164,6 +195,7 @@ impl RuntimeBuilder {
     pub fn open(self) -> Result<Runtime, RuntimeError> {
         let policy = self.policy?;
         let dtypes = self.dtypes?;
+        let experts = self.experts?;
         let device = self.device.open()?;
         let checkpoint = Checkpoint::open_with(&self.path, self.reader.unwrap_or(ReaderKind::Auto))?;
         let unit_bytes = Layout::unit_bytes_for(checkpoint.index().total_bytes());
@@ -240,6 +272,14 @@ impl RuntimeBuilder {
             .record_trace(has_experts)
             .read_ahead_bytes(plan.streaming_bytes - plan.largest_unit_bytes)
             .build()?;
+        let mut ignored = Vec::new();
+        let (mut state, mut learning) = (None, None);
+        if let Some(layers) = expert_layers(&model) {
+            if let Some(directory) = self.state {
+                state = State::of(&*checkpoint, &directory).map_err(|error| ignored.push(error)).ok();
+            }
+            learning = experts.advise(layers, state.as_ref(), &mut ignored);
+        }
         let weights = Weights::new(streamer, device);
         let device = self.device;
         Ok(Runtime {
@@ -255,8 +295,16 @@ impl RuntimeBuilder {
             keys_and_values,
             directory,
             load,
+            state,
+            learning,
+            ignored,
         })
     }
+}
+
+/// The layers with experts of a model that has any.
+pub(crate) fn expert_layers(model: &Model) -> Option<&ExpertLayers> {
+    model.decoder().ok()?.experts()
 }
 
 /// The checkpoint itself, or what converts it.

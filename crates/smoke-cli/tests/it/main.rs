@@ -14,7 +14,9 @@ fn asset(name: &str) -> PathBuf {
 }
 
 fn smoke(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_smoke")).args(arguments).output().unwrap()
+    // What is remembered of models goes nowhere else.
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    Command::new(env!("CARGO_BIN_EXE_smoke")).args(arguments).env("XDG_CACHE_HOME", cache).output().unwrap()
 }
 
 /// Runs on the tiny LLaMA, and expects success.

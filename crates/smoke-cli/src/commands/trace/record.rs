@@ -18,8 +18,7 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result {
     if let Some(threads) = run.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
-    let runtime =
-        open(&run.model, &run.memory, |builder| builder.policy_name(&run.policy).speculation(run.speculation))?;
+    let runtime = open(&run.model, &run.memory, |builder| run::choose(builder, run))?;
     let streamer = runtime.weights().streamer();
     let path = arguments.out.display();
     let file = File::create(&arguments.out).map_err(|error| format!("{path} cannot be written: {error}"))?;
