@@ -214,6 +214,96 @@ fn a_directory_that_cannot_be_made_is_an_error_when_it_is_wanted() {
     assert!(error.contains(file.path().to_str().unwrap()), "{error}");
 }
 
+/// The one file of this name in the directory of the one model.
+fn memory_file(state: &Path) -> PathBuf {
+    learned_file(state).with_file_name("memory.json")
+}
+
+#[test]
+fn what_was_in_memory_is_read_in_advance_the_next_time() {
+    for (name, percent) in [("mixtral", 50), ("mixtral", 90), ("qwen3_moe", 40)] {
+        let model = model(name);
+        let (goldens, state) = (model.goldens(), tempfile::tempdir().unwrap());
+        let builder = || model.builder().memory_bytes(model.bytes() * percent / 100).state(state.path());
+        let first = builder().open().unwrap();
+        first.wait_until_warm();
+        assert_eq!(first.weights().streamer().cache().residency().bytes(), 0, "nothing is known yet");
+        let cold = generate(&first, &goldens, 1);
+        first.save_state().unwrap();
+
+        let second = builder().open().unwrap();
+        second.wait_until_warm();
+        let warmed = second.weights().streamer().stats();
+        assert!(warmed.prefetch_loads > 0 && warmed.demand_loads == 0, "{name}: {warmed:?}");
+        let warmed_bytes = second.weights().streamer().cache().residency().bytes();
+        let warm = generate(&second, &goldens, 1);
+        let demands = |runtime: &Runtime| runtime.weights().streamer().stats().demand_loads;
+        let (before, now) = (demands(&first), demands(&second));
+        // Reading ahead takes its share of either, so that only where most was there the count is certain.
+        assert!(percent < 90 || now < before, "{name} at {percent} %: {now} loads on demand, {before} before");
+        let most_bytes = cold.bytes_read - warmed_bytes / 4;
+        assert!(warm.bytes_read < most_bytes, "{name}: {} bytes, {} before", warm.bytes_read, cold.bytes_read);
+        check_greedy_tokens(&second, &goldens, name);
+
+        let third = builder().warm(false).open().unwrap();
+        third.wait_until_warm();
+        assert_eq!(third.weights().streamer().stats().reads, 0);
+        // In the middle of it, too.
+        let fourth = builder().open().unwrap();
+        check_greedy_tokens(&fourth, &goldens, name);
+        for runtime in [&first, &second, &third, &fourth] {
+            let budget = runtime.weights().streamer().budget();
+            assert!(budget.peak_bytes() <= budget.limit_bytes(), "{name}: {budget:?}");
+        }
+    }
+}
+
+#[test]
+fn popularity_is_remembered() {
+    let model = model("mixtral");
+    let (goldens, state) = (model.goldens(), tempfile::tempdir().unwrap());
+    let open = || eager(model).expert_predictor_name("popular").state(state.path()).open().unwrap();
+    // The recall of the first tokens, by what was counted before and by nothing.
+    let recall = |runtime: &Runtime| generate(runtime, &goldens, 6).experts[0].score.slot_recall();
+    let first = open();
+    let without = recall(&first);
+    generate(&first, &goldens, 24);
+    first.save_state().unwrap();
+    assert!(recall(&open()) > without, "{without}");
+}
+
+#[test]
+fn a_list_that_is_of_no_use_is_told_and_written_anew() {
+    let model = model("mixtral");
+    let state = tempfile::tempdir().unwrap();
+    let open = || eager(model).state(state.path());
+    let first = open().open().unwrap();
+    generate(&first, &model.goldens(), 8);
+    first.save_state().unwrap();
+    let path = memory_file(state.path());
+    let good = std::fs::read_to_string(&path).unwrap();
+    // Half as many bytes: the units have other sizes.
+    let converted = open().dtype("bf16").open().unwrap();
+    let [error] = converted.ignored_state() else { panic!("{:?}", converted.ignored_state()) };
+    assert!(error.to_string().contains("other sizes") && error.to_string().contains("memory.json"), "{error}");
+    for (bytes, says) in [
+        (good.replacen("\"model\":", "\"model\":1", 1), "another model"),
+        (good[..good.len() / 2].to_owned(), "cannot be read"),
+        ("{}".to_owned(), "cannot be read"),
+        ("[".repeat(100_000), "cannot be read"),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let runtime = open().open().unwrap();
+        runtime.wait_until_warm();
+        assert_eq!(runtime.weights().streamer().stats().reads, 0, "{says}");
+        let [error] = runtime.ignored_state() else { panic!("{says}: {:?}", runtime.ignored_state()) };
+        assert!(error.to_string().contains(says), "{error}");
+        check_greedy_tokens(&runtime, &model.goldens(), says);
+        runtime.save_state().unwrap();
+        assert!(open().open().unwrap().ignored_state().is_empty(), "{says}");
+    }
+}
+
 #[test]
 fn models_without_experts_remember_nothing() {
     let model = model("llama");

@@ -152,14 +152,17 @@ pub(crate) struct RunArguments {
     /// (where that is expected to pay).
     #[arg(long, value_name = "MODE", default_value = "gated", value_parser = speculation)]
     pub(crate) speculation: Speculation,
-    /// Where to remember, from one run to the next, what was learnt of a mixture of experts; each model has a directory of
-    /// its own there. Unless given, below the user's cache directory: $XDG_CACHE_HOME/smoke/models or
+    /// Where to remember, from one run to the next, what was learnt of a mixture of experts and which experts were in memory;
+    /// each model has a directory of its own there. Unless given, below the user's cache directory: $XDG_CACHE_HOME/smoke/models or
     /// ~/.cache/smoke/models. Only `smoke run` reads it and writes to it.
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
     /// Remember nothing, and use nothing that is remembered.
     #[arg(long, conflicts_with = "state")]
     pub(crate) no_state: bool,
+    /// Do not read again in the background what was in memory at the end of the run before.
+    #[arg(long)]
+    pub(crate) no_warm: bool,
 }
 
 #[derive(Debug, Args)]

@@ -36,6 +36,7 @@ pub struct RuntimeBuilder {
     predictor: Option<Box<dyn AccessPredictor>>,
     experts: Result<ExpertChoice, RuntimeError>,
     state: Option<PathBuf>,
+    warm: bool,
     speculation: Speculation,
     models: AutoModel,
     kv_encoding: KvEncoding,
@@ -60,6 +61,7 @@ impl RuntimeBuilder {
             predictor: None,
             experts: Ok(ExpertChoice::Named(EXPERT_PREDICTOR_NAMES[0])),
             state: None,
+            warm: true,
             speculation: Speculation::Gated,
             models: AutoModel::default(),
             kv_encoding: KvEncoding::default(),
@@ -147,10 +149,20 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Remembers in `directory` what is learnt of mixtures of experts, each model in a directory of its own below it: what is
-    /// there is read when the model is opened, and written by [`Runtime::save_state`]. Unless said, nothing is remembered.
+    /// Remembers in `directory` what is learnt of a mixture of experts, which experts are used often, and which units were
+    /// in memory (their numbers, not their weights), each model in a directory of its own below it: what is there is read when the model
+    /// is opened, and written by [`Runtime::save_state`]. Unless said, nothing is remembered.
+    ///
+    /// Of models without experts there is nothing to remember: their first pass uses every unit, in an order that is known.
     pub fn state(mut self, directory: impl AsRef<Path>) -> Self {
         self.state = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Whether what is remembered to have been in memory is read again in the background, beginning when the model is opened,
+    /// as far as memory is free and the disk has nothing else to do; so it is, unless said.
+    pub fn warm(mut self, warm: bool) -> Self {
+        self.warm = warm;
         self
     }
 
@@ -251,8 +263,22 @@ impl RuntimeBuilder {
                 if is_pinned { policy } else { Box::new(Pinned::following(pinned.clone()).otherwise(policy)) }
             }
         };
+        let mut ignored = Vec::new();
+        let state = self.state.filter(|_| has_experts);
+        let state = state.map(|directory| State::of(&*checkpoint, &directory)).transpose();
+        let state = state.unwrap_or_else(|error| {
+            ignored.push(error);
+            None
+        });
+        let held = state.as_ref().map_or(Ok(None), |state| state.held(&units)).unwrap_or_else(|error| {
+            ignored.push(error);
+            None
+        });
+        let rates = held.as_ref().map(|held| held.rates(&routed)).unwrap_or_default();
+        let learning =
+            expert_layers(&model).and_then(|layers| experts.advise(layers, state.as_ref(), &rates, &mut ignored));
         let predictor = self.predictor.unwrap_or_else(|| match has_experts {
-            true => Box::new(RoutedPredictor::new(schedule.cycle.clone(), &routed)),
+            true => Box::new(RoutedPredictor::new(schedule.cycle.clone(), &routed).with_rates(rates)),
             false => Box::new(CyclicPredictor::new(schedule.clone())),
         });
         // Past the page cache as many read as the disk was measured with; through it, more hide its copies.
@@ -272,14 +298,7 @@ impl RuntimeBuilder {
             .record_trace(has_experts)
             .read_ahead_bytes(plan.streaming_bytes - plan.largest_unit_bytes)
             .build()?;
-        let mut ignored = Vec::new();
-        let (mut state, mut learning) = (None, None);
-        if let Some(layers) = expert_layers(&model) {
-            if let Some(directory) = self.state {
-                state = State::of(&*checkpoint, &directory).map_err(|error| ignored.push(error)).ok();
-            }
-            learning = experts.advise(layers, state.as_ref(), &mut ignored);
-        }
+        let warming = held.as_ref().filter(|_| self.warm).map(|held| streamer.warm(held.units())).transpose()?;
         let weights = Weights::new(streamer, device);
         let device = self.device;
         Ok(Runtime {
@@ -296,6 +315,8 @@ impl RuntimeBuilder {
             directory,
             load,
             state,
+            held,
+            warming: Mutex::new(warming),
             learning,
             ignored,
         })

@@ -1,10 +1,12 @@
 //! Who predicts the experts of a mixture, and how well.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use smoke_core::UnitId;
 use smoke_models::parts::ExpertLayers;
 use smoke_predict::experts::{
-    self, ExpertAdviser, ExpertPredictor, LAYERS_AHEAD, LearnedExperts, LearnedShape, RoutingScore,
+    self, ExpertAdviser, ExpertPredictor, LAYERS_AHEAD, LearnedExperts, LearnedShape, PopularExperts, RoutingScore,
 };
 
 use crate::state::{State, StateError};
@@ -42,11 +44,12 @@ pub(crate) struct Learning {
 
 impl ExpertChoice {
     /// Puts the one that was chosen to work on a model's layers, with what it learnt before if that is kept. What cannot
-    /// be read of that goes to `ignored`.
+    /// be read of that goes to `ignored`. `rates` are the shares of passes that used the experts before, if that is known.
     pub(crate) fn advise(
         self,
         layers: &ExpertLayers,
         state: Option<&State>,
+        rates: &[(UnitId, f32)],
         ignored: &mut Vec<StateError>,
     ) -> Option<Learning> {
         let model = state.map_or(0, |state| state.model);
@@ -67,6 +70,15 @@ impl ExpertChoice {
                 let learned = Arc::new(Mutex::new(before.unwrap_or_else(|| LearnedExperts::new(shape))));
                 adviser("learned", Box::new(Arc::clone(&learned)));
                 return Some(Learning { learned, may_save });
+            }
+            Self::Named("popular") => {
+                let rates: HashMap<UnitId, f32> = rates.iter().copied().collect();
+                let units = layers.units();
+                let numbered = units.iter().enumerate().flat_map(|(layer, units)| {
+                    units.iter().enumerate().map(move |(number, unit)| (layer, number, unit))
+                });
+                let known = numbered.filter_map(|(layer, number, unit)| Some((layer, number, *rates.get(unit)?)));
+                adviser("popular", Box::new(PopularExperts::new(shape.experts).with_rates(known)));
             }
             Self::Named(name) => {
                 adviser(name, experts::by_name(name, shape).expect("the name was looked up when it was given"));

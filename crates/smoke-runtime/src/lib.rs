@@ -9,6 +9,7 @@ mod embedder;
 mod error;
 mod experts;
 mod generation;
+mod held;
 mod placement;
 mod plan;
 mod probe;

@@ -1,11 +1,14 @@
 //! What is remembered of a model from one run to the next.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use smoke_predict::experts::{LearnedExperts, LearnedFileError, LearnedShape};
-use smoke_storage::{SourceError, WeightSource, fingerprint};
+use smoke_storage::new_file::NewFile;
+use smoke_storage::{SourceError, UnitMap, WeightSource, fingerprint};
+
+use crate::held::Held;
 
 /// Why something could not be remembered of a model. It runs without it.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +25,22 @@ pub enum StateError {
         /// Why.
         source: io::Error,
     },
+    /// The list of what memory held is of no use; it is written anew by the next [`save_state`](crate::Runtime::save_state).
+    #[error("{}: nothing is read in advance by it, since {what}", path.display())]
+    Held {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The list of what memory held cannot be written; what was there before is unchanged.
+    #[error("{}: could not be written", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The parts of the weights by which it is known cannot be read.
     #[error("the model cannot be told from others, so that nothing is remembered of it")]
     Model(#[from] SourceError),
@@ -30,6 +49,11 @@ pub enum StateError {
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
+
+/// The file with the list of what memory held.
+const HELD: &str = "memory.json";
+/// A longer one was not written by us: so long would be a list of a million units.
+const LONGEST_HELD: u64 = 32 << 20;
 
 /// The directory of one model, below that of all models. It is made when something is kept.
 #[derive(Clone, Debug)]
@@ -64,5 +88,30 @@ impl State {
     pub(crate) fn keep_learned(&self, learned: &LearnedExperts) -> Result<(), StateError> {
         self.make_directory()?;
         Ok(learned.save(&self.directory.join(LearnedExperts::FILE_NAME))?)
+    }
+
+    /// What memory held at the end of an earlier run; `None` if nothing is known of it.
+    pub(crate) fn held(&self, units: &UnitMap) -> Result<Option<Held>, StateError> {
+        let path = self.directory.join(HELD);
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(LONGEST_HELD).read_to_end(&mut bytes));
+        match read {
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(StateError::Held { path, what: format!("it cannot be read: {error}") }),
+            Ok(_) => {}
+        }
+        let held = Held::from_bytes(&bytes, self.model, units.fingerprint(), units.len());
+        held.map(Some).map_err(|what| StateError::Held { path, what })
+    }
+
+    /// Keeps the list of what memory holds.
+    pub(crate) fn keep_held(&self, held: &Held) -> Result<(), StateError> {
+        self.make_directory()?;
+        let (path, bytes) = (self.directory.join(HELD), held.to_bytes());
+        let written = NewFile::create(&path, bytes.len() as u64).and_then(|file| {
+            file.write_at(&bytes, 0)?;
+            file.replace()
+        });
+        written.map_err(|source| StateError::Write { path, source })
     }
 }

@@ -1,5 +1,6 @@
 use crate::error::SourceError;
 use crate::source::{Extent, WeightSource};
+use crate::unit_map::UnitMap;
 
 /// Pieces of the weights that are looked at.
 const PIECES: u64 = 64;
@@ -45,6 +46,21 @@ pub fn fingerprint(source: &dyn WeightSource) -> Result<u64, SourceError> {
     Ok(hash.0)
 }
 
+impl UnitMap {
+    /// A number that tells how weights are divided into units from other ways to divide them: it follows from what each
+    /// unit occupies and where its parts lie.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Fnv::new();
+        for unit in self.units() {
+            hash.add_number(self.buffer_bytes(unit));
+            for Extent { file, offset, len } in self.extents(unit) {
+                [u64::from(file), offset, len].into_iter().for_each(|number| hash.add_number(number));
+            }
+        }
+        hash.0
+    }
+}
+
 /// FNV-1a, Fowler, Noll and Vo 1991.
 struct Fnv(u64);
 
@@ -69,7 +85,7 @@ mod tests {
     use smoke_core::Encoding;
 
     use super::*;
-    use crate::MemorySource;
+    use crate::{MemorySource, UnitMapBuilder};
 
     fn of(tensors: &[(&str, Vec<u64>, Vec<u8>)]) -> u64 {
         let tensors =
@@ -89,5 +105,23 @@ mod tests {
         changed[300_002 * 63 / 64] ^= 1;
         assert_ne!(model, of(&[("a", vec![300_000], changed), ("b", vec![2], vec![1, 2])]), "a byte");
         assert_ne!(of(&[]), of(&[("a", vec![0], Vec::new())]));
+    }
+
+    #[test]
+    fn it_tells_divisions_apart() {
+        let source = MemorySource::new(vec![("a".to_owned(), Encoding::U8, vec![8], vec![0; 8])]).unwrap();
+        let extent = source.index().get("a").unwrap().extent;
+        let divided = |lens: &[u64]| {
+            let mut map = UnitMapBuilder::new(1);
+            let mut offset = extent.offset;
+            for &len in lens {
+                map.begin_unit();
+                map.push(Extent { offset, len, ..extent });
+                offset += len;
+            }
+            map.finish(source.index()).unwrap().fingerprint()
+        };
+        assert_eq!(divided(&[4, 4]), divided(&[4, 4]));
+        assert!(divided(&[4, 4]) != divided(&[8]) && divided(&[4, 4]) != divided(&[5, 3]));
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
         smoke_runtime::set_threads(threads.get())?;
     }
     let runtime = open(&arguments.model, &arguments.memory, |builder| {
-        let builder = choose(builder, arguments);
+        let builder = choose(builder, arguments).warm(!arguments.no_warm);
         state_directory(arguments).into_iter().fold(builder, RuntimeBuilder::state)
     })?;
     runtime.ignored_state().iter().for_each(|error| note(error));

@@ -24,6 +24,19 @@ impl PopularExperts {
         let rates = vec![shape.even(); shape.layers * shape.experts];
         Self { shape, progress: Progress::default(), rates }
     }
+
+    /// Begins with these shares of the tokens that use an expert, each with its layer and number, such as those of an
+    /// earlier run. Experts that do not exist are passed over.
+    #[must_use]
+    pub fn with_rates(mut self, rates: impl IntoIterator<Item = (usize, usize, f32)>) -> Self {
+        let ExpertShape { layers, experts, .. } = self.shape;
+        let known =
+            |&(layer, expert, rate): &(usize, usize, f32)| layer < layers && expert < experts && rate.is_finite();
+        for (layer, expert, rate) in rates.into_iter().filter(known) {
+            self.rates[layer * experts + expert] = rate.clamp(0.0, 1.0);
+        }
+        self
+    }
 }
 
 impl ExpertPredictor for PopularExperts {

@@ -59,6 +59,15 @@ fn popularity_follows_a_change_of_habits() {
 }
 
 #[test]
+fn popularity_begins_with_what_an_earlier_run_counted() {
+    let rates = [(1, 4, 0.9), (1, 2, 0.8), (2, 0, 0.7), (9, 0, 1.0), (1, 6, 1.0), (1, 3, f32::INFINITY)];
+    let mut predictor = PopularExperts::new(SHAPE).with_rates(rates);
+    choose(&mut predictor, 0, &[0, 1]);
+    assert_eq!(likeliest(&predictor, 1), [2, 4]);
+    assert!((predicted(&predictor, 2)[0] - 0.7).abs() < 1e-6);
+}
+
+#[test]
 fn the_previous_token_is_believed_as_far_as_it_repeats() {
     let mut predictor = PreviousToken::new(SHAPE);
     for token in 0..4000_u32 {
