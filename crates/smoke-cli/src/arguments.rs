@@ -254,7 +254,8 @@ pub(crate) enum TraceCommand {
     /// Nothing is read ahead in a replay, and all of the memory is for weights.
     #[command(after_help = "Examples:
   smoke trace replay smollm2.trace --memory 25MB,50MB,75MB
-  smoke trace replay moe.trace --memory 1GB --policy hybrid,per-layer-lru,lru --svg moe.svg")]
+  smoke trace replay moe.trace --memory 1GB --policy hybrid,per-layer-lru,lru --svg moe.svg
+  smoke trace replay moe.trace --memory 1GB --predictor routed,learned,popular,oracle")]
     Replay(ReplayArguments),
 }
 
@@ -286,9 +287,12 @@ pub(crate) struct ReplayArguments {
     /// What to evict when memory is full: one name, several, or `all`.
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = ALL, value_parser = policy_names())]
     pub(crate) policy: Vec<String>,
-    /// Who says what is used next: the schedule of the shared weights, a Markov chain, the recording itself, or nobody.
-    #[arg(long, value_name = "NAME", default_value = predictors::NAMES[0], value_parser = predictors::NAMES.to_vec())]
-    pub(crate) predictor: String,
+    /// Who says what is used next: the schedule of the shared weights; with it how often experts are used and what was
+    /// expected of them in the recording (routed), or instead of the latter what is expected by what is learnt from their
+    /// uses (learned, transitions, popular, previous); a Markov chain, the recording itself, or nobody. Several names, or `all`, give a
+    /// table of policies and predictors.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = predictors::NAMES[0], value_parser = predictor_names())]
+    pub(crate) predictor: Vec<String>,
     /// Draw the hit rates over memory, from the least that runs the recording to all of its weights.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
@@ -297,8 +301,12 @@ pub(crate) struct ReplayArguments {
     pub(crate) json: bool,
 }
 
-/// Every policy.
+/// Every policy, or every predictor.
 pub(crate) const ALL: &str = "all";
+
+fn predictor_names() -> Vec<&'static str> {
+    predictors::NAMES.iter().copied().chain([ALL]).collect()
+}
 
 fn policy_names() -> Vec<&'static str> {
     POLICY_NAMES.iter().copied().chain([ALL]).collect()
