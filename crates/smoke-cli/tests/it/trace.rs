@@ -79,7 +79,7 @@ fn a_replay_of_experts_is_as_good_as_the_run() {
     let (path, model) = (path.to_str().unwrap(), asset("tiny/mixtral"));
     let model = model.to_str().unwrap();
     for predictor in ["learned", "lookahead", "popular", "none"] {
-        for (memory, policy) in [("380KB", "pinned"), ("400KB", "hybrid"), ("500KB", "pinned"), ("600KB", "hybrid")] {
+        for (memory, policy) in [("380KB", "hybrid"), ("400KB", "pinned"), ("550KB", "hybrid"), ("600KB", "pinned")] {
             let run = [
                 "--memory",
                 memory,
@@ -93,14 +93,15 @@ fn a_replay_of_experts_is_as_good_as_the_run() {
                 "28",
                 "--ignore-eos",
             ];
-            let ran = json(&[&["run", model, "--no-state"][..], &run].concat());
+            let rate = |value: &Value| value["byte_hit_rate"].as_f64().unwrap();
+            // Which expert arrives first may decide which one goes, and a single miss more is 0.7 points: the median counts.
+            let mut rates = [(); 3].map(|()| rate(&json(&[&["run", model, "--no-state"][..], &run].concat())));
+            rates.sort_by(f64::total_cmp);
             let recorded = json(&[&["trace", "record", model, "--out", path][..], &run].concat());
             let memory_bytes = recorded["weight_bytes"].to_string();
             let replay =
                 ["trace", "replay", path, "--memory", &memory_bytes, "--policy", policy, "--predictor", "routed"];
-            let replayed = json(&replay);
-            let rate = |value: &Value| value["byte_hit_rate"].as_f64().unwrap();
-            let (ran, replayed) = (rate(&ran), rate(&replayed["budgets"][0]["policies"][0]));
+            let (ran, replayed) = (rates[1], rate(&json(&replay)["budgets"][0]["policies"][0]));
             let case = format!("{predictor}, {memory}, {policy}");
             assert!((ran - replayed).abs() < 0.005, "{case}: the run hit {ran}, its replay {replayed}");
         }
