@@ -4,6 +4,7 @@
 mod attention;
 mod convert;
 mod encoders;
+mod expert_predictors;
 mod experts;
 mod gguf_twins;
 mod golden_models;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use smoke_replay::predictors;
 use smoke_runtime::convert::DtypeRule;
-use smoke_runtime::{ByteSize, DeviceKind, KvEncoding, POLICY_NAMES, PlaceRule, Speculation};
+use smoke_runtime::{ByteSize, DeviceKind, EXPERT_PREDICTOR_NAMES, KvEncoding, POLICY_NAMES, PlaceRule, Speculation};
 
 /// Runs language models larger than memory: weights stream from the disk just before they are needed, and the memory
 /// that you allow is never exceeded.
@@ -144,10 +144,25 @@ pub(crate) struct RunArguments {
     /// What to evict when memory is full; the default reads least, the others are there to compare with.
     #[arg(long, value_name = "NAME", default_value = POLICY_NAMES[0], value_parser = POLICY_NAMES.to_vec())]
     pub(crate) policy: String,
+    /// Who says which experts the next layers of a mixture of experts will choose: one that learns on the way; the later
+    /// routers, run early; what mostly followed; what is chosen most; what the token before chose; or nobody.
+    #[arg(long, value_name = "NAME", default_value = EXPERT_PREDICTOR_NAMES[0], value_parser = EXPERT_PREDICTOR_NAMES.to_vec())]
+    pub(crate) predictor: String,
     /// Which experts are read before their router has chosen them: off, likely (whatever the disk has to do) or gated
     /// (where that is expected to pay).
     #[arg(long, value_name = "MODE", default_value = "gated", value_parser = speculation)]
     pub(crate) speculation: Speculation,
+    /// Where to remember, from one run to the next, what was learnt of a mixture of experts and which experts were in memory;
+    /// each model has a directory of its own there. Unless given, below the user's cache directory: $XDG_CACHE_HOME/smoke/models or
+    /// ~/.cache/smoke/models. Only `smoke run` reads it and writes to it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Remember nothing, and use nothing that is remembered.
+    #[arg(long, conflicts_with = "state")]
+    pub(crate) no_state: bool,
+    /// Do not read again in the background what was in memory at the end of the run before.
+    #[arg(long)]
+    pub(crate) no_warm: bool,
 }
 
 #[derive(Debug, Args)]
@@ -239,7 +254,8 @@ pub(crate) enum TraceCommand {
     /// Nothing is read ahead in a replay, and all of the memory is for weights.
     #[command(after_help = "Examples:
   smoke trace replay smollm2.trace --memory 25MB,50MB,75MB
-  smoke trace replay moe.trace --memory 1GB --policy hybrid,per-layer-lru,lru --svg moe.svg")]
+  smoke trace replay moe.trace --memory 1GB --policy hybrid,per-layer-lru,lru --svg moe.svg
+  smoke trace replay moe.trace --memory 1GB --predictor routed,learned,popular,oracle")]
     Replay(ReplayArguments),
 }
 
@@ -271,9 +287,12 @@ pub(crate) struct ReplayArguments {
     /// What to evict when memory is full: one name, several, or `all`.
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = ALL, value_parser = policy_names())]
     pub(crate) policy: Vec<String>,
-    /// Who says what is used next: the schedule of the shared weights, a Markov chain, the recording itself, or nobody.
-    #[arg(long, value_name = "NAME", default_value = predictors::NAMES[0], value_parser = predictors::NAMES.to_vec())]
-    pub(crate) predictor: String,
+    /// Who says what is used next: the schedule of the shared weights; with it how often experts are used and what was
+    /// expected of them in the recording (routed), or instead of the latter what is expected by what is learnt from their
+    /// uses (learned, transitions, popular, previous); a Markov chain, the recording itself, or nobody. Several names, or `all`, give a
+    /// table of policies and predictors.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = predictors::NAMES[0], value_parser = predictor_names())]
+    pub(crate) predictor: Vec<String>,
     /// Draw the hit rates over memory, from the least that runs the recording to all of its weights.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
@@ -282,8 +301,12 @@ pub(crate) struct ReplayArguments {
     pub(crate) json: bool,
 }
 
-/// Every policy.
+/// Every policy, or every predictor.
 pub(crate) const ALL: &str = "all";
+
+fn predictor_names() -> Vec<&'static str> {
+    predictors::NAMES.iter().copied().chain([ALL]).collect()
+}
 
 fn policy_names() -> Vec<&'static str> {
     POLICY_NAMES.iter().copied().chain([ALL]).collect()

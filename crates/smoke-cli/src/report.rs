@@ -10,7 +10,16 @@ use smoke_runtime::ByteSize;
 
 /// Prints an error with its causes.
 pub(crate) fn error(error: &(dyn Error + 'static)) {
-    eprintln!("error: {error}");
+    print("error", error);
+}
+
+/// Prints the same of what is no failure.
+pub(crate) fn note(error: &(dyn Error + 'static)) {
+    print("note", error);
+}
+
+fn print(what: &str, error: &(dyn Error + 'static)) {
+    eprintln!("{what}: {error}");
     let mut said = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,13 +1,14 @@
 //! The frame of every decoder-only model: an embedding, layers one after another, a norm, an output head.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use smoke_burn::layers::{Embedding, Linear};
 use smoke_burn::{Activations, Weights};
 
 use crate::error::ModelError;
 use crate::model::{CausalLm, LmConfig, Output, Want};
-use crate::parts::{KvCache, Mask, Norm, Rotary, Rotation, Routes, softcap};
+use crate::parts::{ExpertLayers, KvCache, Mask, Norm, Rotary, Rotation, Routes, softcap};
 
 /// A decoder-only language model without its weights; the architectures differ in what they fill it with.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Decoder {
     pub head: Linear,
     /// Keeps logits between plus and minus this, smoothly.
     pub logit_softcap: Option<f32>,
+    /// The layers that have experts, where any do.
+    pub experts: Option<Arc<ExpertLayers>>,
 }
 
 impl Decoder {
@@ -53,6 +56,7 @@ impl Decoder {
             norm,
             head,
             logit_softcap: None,
+            experts: None,
         }
     }
 }
@@ -112,6 +116,10 @@ impl View {
 impl CausalLm for Decoder {
     fn config(&self) -> &LmConfig {
         &self.config
+    }
+
+    fn experts(&self) -> Option<&ExpertLayers> {
+        self.experts.as_deref()
     }
 
     fn forward(

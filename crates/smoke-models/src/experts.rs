@@ -1,14 +1,16 @@
 //! Places mixtures of experts, however a checkpoint stores them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use smoke_burn::Layout;
 use smoke_burn::layers::Linear;
+use smoke_predict::experts::LAYERS_AHEAD;
 
 use crate::blueprint::{Bias, Blueprint};
+use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::model::LmConfig;
-use crate::parts::{Activation, Expert, GatedMlp, Lookahead, MixtureOfExperts, RoutedLayer, Router};
+use crate::parts::{Activation, Expert, ExpertLayers, GatedMlp, Lookahead, MixtureOfExperts, RoutedLayer, Router};
 
 /// Places a model's mixtures of experts, layer after layer.
 #[derive(Debug)]
@@ -24,7 +26,7 @@ pub(crate) struct Experts {
     activation: Activation,
     layers: Vec<RoutedLayer>,
     /// The same, for the layers themselves, once all are placed.
-    shared: Arc<OnceLock<Vec<RoutedLayer>>>,
+    shared: Arc<ExpertLayers>,
 }
 
 impl Experts {
@@ -56,10 +58,10 @@ impl Experts {
     }
 
     /// The sizes with what a mixture of experts needs for a token: for one expert its input, what is inside, and its
-    /// output; the outputs of all its experts, their sum, and a score for each expert.
+    /// output; the outputs of all its experts, their sum, and a score for each expert of this layer and of those ahead.
     pub(crate) fn with_activations(&self, config: LmConfig) -> LmConfig {
         let outputs = (self.used + 3) * self.hidden;
-        let floats = 3 * self.intermediate + outputs + self.count;
+        let floats = 3 * self.intermediate + outputs + (1 + LAYERS_AHEAD) * self.count;
         LmConfig { intermediate: config.intermediate.max(floats.div_ceil(3)), ..config }
     }
 
@@ -92,10 +94,10 @@ impl Experts {
         Ok(MixtureOfExperts { name: model.name(&name), router, experts, ahead })
     }
 
-    /// To be called after the last layer: now layers can look ahead.
-    pub(crate) fn finish(self) {
-        // Nobody else sets it.
-        let _ = self.shared.set(self.layers);
+    /// The decoder whose last layer was placed, which knows of its layers with experts now, as they do of one another.
+    pub(crate) fn finish(self, decoder: Decoder) -> Decoder {
+        self.shared.set(self.layers);
+        Decoder { experts: Some(self.shared), ..decoder }
     }
 }
 

@@ -34,6 +34,5 @@ pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder
             mlp: Box::new(experts.place(model, layer, module)?),
         }))
     })?;
-    experts.finish();
-    Ok(decoder)
+    Ok(experts.finish(decoder))
 }

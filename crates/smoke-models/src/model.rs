@@ -6,12 +6,17 @@ use smoke_burn::{Activations, DeviceKind, Weights};
 
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::parts::{KvCache, KvEncoding, KvShape, Routes, scratch_floats};
+use crate::parts::{ExpertLayers, KvCache, KvEncoding, KvShape, Routes, scratch_floats};
 
 /// A decoder-only language model: a description of its layers that holds no weights.
 pub trait CausalLm: Debug + Send + Sync {
     /// The sizes that callers plan by.
     fn config(&self) -> &LmConfig;
+
+    /// Its layers with experts, of a mixture of experts that says who is to predict which are used.
+    fn experts(&self) -> Option<&ExpertLayers> {
+        None
+    }
 
     /// Runs the next tokens of every row and adds them to `cache`. `tokens` holds the rows one after another, all of the
     /// same length; rows that were padded on the left hold any token there.

@@ -47,6 +47,5 @@ pub fn place(checkpoint: &Checkpoint, layout: &mut Layout<'_>) -> Result<Decoder
         };
         Ok(Box::new(PreNormLayer { attention_norm, attention, mlp_norm, mlp }))
     })?;
-    experts.finish();
-    Ok(decoder)
+    Ok(experts.finish(decoder))
 }

@@ -122,6 +122,20 @@ impl RoutedPredictor {
         }
     }
 
+    /// Begins with these shares of the passes that use an expert, such as those of an earlier run, in place of even ones.
+    /// Units that are no experts are passed over.
+    #[must_use]
+    pub fn with_rates(mut self, rates: impl IntoIterator<Item = (UnitId, f32)>) -> Self {
+        for (unit, rate) in rates {
+            if let Some(Some(expert)) = self.experts.get_mut(unit.index())
+                && rate.is_finite()
+            {
+                expert.rate = rate.clamp(0.0, 1.0);
+            }
+        }
+        self
+    }
+
     fn expert(&self, unit: UnitId) -> Option<&Expert> {
         self.experts.get(unit.index())?.as_ref()
     }
@@ -290,6 +304,17 @@ mod tests {
         observe(&mut predictor, &[0]);
         // The layer is reached now; its experts' next chance is a pass away.
         assert_eq!((distance(&predictor, 1), distance(&predictor, 4)), (2 + 2, 1 + 2));
+    }
+
+    #[test]
+    fn rates_of_an_earlier_run_count_until_others_are_learnt() {
+        let rates = [(1, 1.0), (2, 0.25), (0, 0.5), (9, 0.5), (4, f32::NAN)];
+        let mut predictor = two_layers().with_rates(rates.map(|(unit, rate)| (UnitId(unit), rate)));
+        assert_eq!((distance(&predictor, 1), distance(&predictor, 2), distance(&predictor, 4)), (1, 1 + 3 * 2, 4));
+        for _ in 0..300 {
+            observe(&mut predictor, &[0, 2, 3]);
+        }
+        assert!(distance(&predictor, 2) < distance(&predictor, 1));
     }
 
     #[test]

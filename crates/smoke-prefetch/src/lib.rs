@@ -56,6 +56,7 @@ mod retry;
 mod room;
 mod stats;
 mod streamer;
+mod warm;
 
 pub use arrivals::Arrivals;
 pub use builder::StreamerBuilder;
@@ -70,3 +71,4 @@ pub use queue::Priority;
 pub use retry::Retry;
 pub use stats::{SpeculationStats, StreamStats};
 pub use streamer::Streamer;
+pub use warm::Warming;

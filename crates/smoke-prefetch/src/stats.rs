@@ -121,6 +121,11 @@ struct Reading {
 }
 
 impl Counters {
+    /// Units acquired so far.
+    pub(crate) fn accesses(&self) -> u64 {
+        self.accesses.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn add_accesses(&self, accesses: u64, on_time: u64) {
         self.accesses.fetch_add(accesses, Ordering::Relaxed);
         self.on_time.fetch_add(on_time, Ordering::Relaxed);

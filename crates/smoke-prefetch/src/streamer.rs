@@ -68,6 +68,10 @@ impl Streamer {
         StreamerBuilder::new(source, units)
     }
 
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     pub(crate) fn start(
         setting: Setting,
         reader: Reader,
@@ -359,7 +363,7 @@ impl Inner {
         self.setting.unit_bytes[unit.index()]
     }
 
-    fn check_unit(&self, unit: UnitId) -> Result<(), StreamError> {
+    pub(crate) fn check_unit(&self, unit: UnitId) -> Result<(), StreamError> {
         let units = self.setting.unit_bytes.len();
         if unit.index() < units { Ok(()) } else { Err(StreamError::UnknownUnit { unit, units }) }
     }

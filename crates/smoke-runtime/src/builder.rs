@@ -6,17 +6,20 @@ use smoke_cache::policy::{self, Known, Pinned, PinnedUnits};
 use smoke_cache::{Budget, EvictionPolicy};
 use smoke_convert::{Converted, DtypeRule, DtypeRules};
 use smoke_core::{ByteSize, UnitInfo, UnitKind};
-use smoke_models::AutoModel;
-use smoke_models::parts::KvEncoding;
+use smoke_models::parts::{ExpertLayers, KvEncoding};
 use smoke_models::text::Tokenizer;
+use smoke_models::{AutoModel, Model};
+use smoke_predict::experts::ExpertPredictor;
 use smoke_predict::{AccessPredictor, CyclicPredictor, RoutedPredictor, RoutedUnit};
 use smoke_prefetch::{Speculation, Streamer};
 use smoke_storage::{Checkpoint, DiskProfile, ReaderKind, UnitMap, WeightSource};
 
 use crate::error::RuntimeError;
+use crate::experts::{EXPERT_PREDICTOR_NAMES, ExpertChoice};
 use crate::placement::{DeviceMap, PlaceRule};
 use crate::plan::Sizes;
 use crate::runtime::Runtime;
+use crate::state::State;
 
 /// The names that [`RuntimeBuilder::policy_name`] takes: the plan's own policy first.
 pub use smoke_cache::policy::NAMES as POLICY_NAMES;
@@ -31,6 +34,9 @@ pub struct RuntimeBuilder {
     dtypes: Result<DtypeRules, RuntimeError>,
     policy: Result<Policy, RuntimeError>,
     predictor: Option<Box<dyn AccessPredictor>>,
+    experts: Result<ExpertChoice, RuntimeError>,
+    state: Option<PathBuf>,
+    warm: bool,
     speculation: Speculation,
     models: AutoModel,
     kv_encoding: KvEncoding,
@@ -53,6 +59,9 @@ impl RuntimeBuilder {
             dtypes: Ok(DtypeRules::new()),
             policy: Ok(Policy::Named(POLICY_NAMES[0].to_owned())),
             predictor: None,
+            experts: Ok(ExpertChoice::Named(EXPERT_PREDICTOR_NAMES[0])),
+            state: None,
+            warm: true,
             speculation: Speculation::Gated,
             models: AutoModel::default(),
             kv_encoding: KvEncoding::default(),
@@ -123,6 +132,40 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Who says which experts the next layers of a mixture will choose, by its name, one of [`EXPERT_PREDICTOR_NAMES`].
+    /// Unless said: the one that learns as tokens are generated. What is said leads to reads as [`speculation`](Self::speculation)
+    /// lets it.
+    pub fn expert_predictor_name(mut self, name: &str) -> Self {
+        let named = EXPERT_PREDICTOR_NAMES.iter().find(|&&known| known == name).map(|name| ExpertChoice::Named(name));
+        let known = || EXPERT_PREDICTOR_NAMES.join(", ");
+        self.experts = named.ok_or_else(|| RuntimeError::UnknownPredictor { name: name.to_owned(), known: known() });
+        self
+    }
+
+    /// The same by one's own predictor; it must be made for the model's experts. To look into it later, pass a clone of an
+    /// `Arc<Mutex<_>>`.
+    pub fn expert_predictor(mut self, predictor: impl ExpertPredictor + 'static) -> Self {
+        self.experts = Ok(ExpertChoice::Own(Box::new(predictor)));
+        self
+    }
+
+    /// Remembers in `directory` what is learnt of a mixture of experts, which experts are used often, and which units were
+    /// in memory (their numbers, not their weights), each model in a directory of its own below it: what is there is read when the model
+    /// is opened, and written by [`Runtime::save_state`]. Unless said, nothing is remembered.
+    ///
+    /// Of models without experts there is nothing to remember: their first pass uses every unit, in an order that is known.
+    pub fn state(mut self, directory: impl AsRef<Path>) -> Self {
+        self.state = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Whether what is remembered to have been in memory is read again in the background, beginning when the model is opened,
+    /// as far as memory is free and the disk has nothing else to do; so it is, unless said.
+    pub fn warm(mut self, warm: bool) -> Self {
+        self.warm = warm;
+        self
+    }
+
     /// Which experts are read before their router has chosen them, for what the routers of earlier layers say; unless said,
     /// those whose read is expected to pay.
     pub fn speculation(mut self, speculation: Speculation) -> Self {
@@ -164,6 +207,7 @@ impl RuntimeBuilder {
     pub fn open(self) -> Result<Runtime, RuntimeError> {
         let policy = self.policy?;
         let dtypes = self.dtypes?;
+        let experts = self.experts?;
         let device = self.device.open()?;
         let checkpoint = Checkpoint::open_with(&self.path, self.reader.unwrap_or(ReaderKind::Auto))?;
         let unit_bytes = Layout::unit_bytes_for(checkpoint.index().total_bytes());
@@ -219,8 +263,22 @@ impl RuntimeBuilder {
                 if is_pinned { policy } else { Box::new(Pinned::following(pinned.clone()).otherwise(policy)) }
             }
         };
+        let mut ignored = Vec::new();
+        let state = self.state.filter(|_| has_experts);
+        let state = state.map(|directory| State::of(&*checkpoint, &directory)).transpose();
+        let state = state.unwrap_or_else(|error| {
+            ignored.push(error);
+            None
+        });
+        let held = state.as_ref().map_or(Ok(None), |state| state.held(&units)).unwrap_or_else(|error| {
+            ignored.push(error);
+            None
+        });
+        let rates = held.as_ref().map(|held| held.rates(&routed)).unwrap_or_default();
+        let learning =
+            expert_layers(&model).and_then(|layers| experts.advise(layers, state.as_ref(), &rates, &mut ignored));
         let predictor = self.predictor.unwrap_or_else(|| match has_experts {
-            true => Box::new(RoutedPredictor::new(schedule.cycle.clone(), &routed)),
+            true => Box::new(RoutedPredictor::new(schedule.cycle.clone(), &routed).with_rates(rates)),
             false => Box::new(CyclicPredictor::new(schedule.clone())),
         });
         // Past the page cache as many read as the disk was measured with; through it, more hide its copies.
@@ -240,6 +298,7 @@ impl RuntimeBuilder {
             .record_trace(has_experts)
             .read_ahead_bytes(plan.streaming_bytes - plan.largest_unit_bytes)
             .build()?;
+        let warming = held.as_ref().filter(|_| self.warm).map(|held| streamer.warm(held.units())).transpose()?;
         let weights = Weights::new(streamer, device);
         let device = self.device;
         Ok(Runtime {
@@ -255,8 +314,18 @@ impl RuntimeBuilder {
             keys_and_values,
             directory,
             load,
+            state,
+            held,
+            warming: Mutex::new(warming),
+            learning,
+            ignored,
         })
     }
+}
+
+/// The layers with experts of a model that has any.
+pub(crate) fn expert_layers(model: &Model) -> Option<&ExpertLayers> {
+    model.decoder().ok()?.experts()
 }
 
 /// The checkpoint itself, or what converts it.

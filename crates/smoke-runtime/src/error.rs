@@ -61,6 +61,14 @@ pub enum RuntimeError {
         /// What there is.
         known: String,
     },
+    /// No predictor of experts of this name.
+    #[error("`{name}` is not a predictor of experts: choose one of {known}")]
+    UnknownPredictor {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
     /// The budget cannot hold what one token needs.
     #[error(
         "a budget of {budget} is too small for a context of {context_tokens}: the smallest that works is {minimum_bytes} bytes ({kv_cache} keys and values, {activations} activations, {units} for two units of weights); allow more memory or fewer tokens"

@@ -117,6 +117,7 @@ impl<'a> Generation<'a> {
         runtime.follow(&plan, load);
         let streamer = runtime.weights.streamer();
         streamer.reset_stats();
+        runtime.clear_expert_scores();
         let session = Session::new(&runtime.model, load, runtime.keys_and_values, &runtime.weights)?;
         let decoder = runtime.tokenizer.as_ref().ok().map(StreamDecoder::new);
         let ends = runtime.tokenizer.as_ref().map(|tokenizer| tokenizer.end_ids().to_vec()).unwrap_or_default();
@@ -190,6 +191,7 @@ impl Generation<'_> {
             decode_reading: since_first(reading, at_first.reading),
             decode_bytes_read,
             speculation,
+            experts: self.runtime.expert_scores(),
         }
     }
 

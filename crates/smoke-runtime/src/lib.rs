@@ -7,18 +7,22 @@
 mod builder;
 mod embedder;
 mod error;
+mod experts;
 mod generation;
+mod held;
 mod placement;
 mod plan;
 mod probe;
 mod runtime;
 mod session;
+mod state;
 mod statistics;
 mod threads;
 
 pub use builder::{POLICY_NAMES, RuntimeBuilder};
 pub use embedder::{EmbedOptions, Embedder, TooLong};
 pub use error::RuntimeError;
+pub use experts::{EXPERT_PREDICTOR_NAMES, ExpertScore};
 pub use generation::{AtEnd, GenerateOptions, Generation, Token};
 pub use placement::{ParsePlaceError, PlaceRule};
 pub use plan::Plan;
@@ -30,6 +34,7 @@ pub use smoke_models::parts::KvEncoding;
 pub use smoke_models::text::{Message, Sampling};
 pub use smoke_models::{Length, Pooling};
 pub use smoke_prefetch::Speculation;
+pub use state::StateError;
 pub use statistics::{Achieved, Statistics};
 pub use threads::set_threads;
 

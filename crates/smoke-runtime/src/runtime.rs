@@ -8,11 +8,15 @@ use smoke_models::parts::KvShape;
 use smoke_models::text::{AddSpecial, Message, Tokenizer, TokenizerError};
 use smoke_models::{LmConfig, Model};
 use smoke_predict::{RoutedUnit, Schedule};
+use smoke_prefetch::Warming;
 
-use crate::builder::{RuntimeBuilder, units_known};
+use crate::builder::{RuntimeBuilder, expert_layers, units_known};
 use crate::error::RuntimeError;
+use crate::experts::{self, ExpertScore, Learning};
 use crate::generation::{GenerateOptions, Generation};
+use crate::held::Held;
 use crate::plan::{Load, Plan, Sizes};
+use crate::state::{State, StateError};
 
 /// A model that is open: it generates text within a memory budget.
 ///
@@ -41,6 +45,13 @@ pub struct Runtime {
     pub(crate) directory: PathBuf,
     /// What the latest generation planned for.
     pub(crate) load: Mutex<Load>,
+    /// Where what is learnt is kept, if it is.
+    pub(crate) state: Option<State>,
+    /// What was in memory at the end of an earlier run.
+    pub(crate) held: Option<Held>,
+    pub(crate) warming: Mutex<Option<Warming>>,
+    pub(crate) learning: Option<Learning>,
+    pub(crate) ignored: Vec<StateError>,
 }
 
 /// What a generation begins with.
@@ -92,6 +103,43 @@ impl Runtime {
     /// have experts.
     pub fn units(&self) -> Vec<UnitInfo> {
         units_known(self.weights.streamer().units(), &self.routed)
+    }
+
+    /// What is remembered of the model and could not be read: it runs without it.
+    pub fn ignored_state(&self) -> &[StateError] {
+        &self.ignored
+    }
+
+    /// Waits until all that was in memory at the end of an earlier run, and for which there is room, is there again. There is
+    /// no need to: it goes on while tokens are generated.
+    pub fn wait_until_warm(&self) {
+        let warming = self.warming.lock().unwrap_or_else(PoisonError::into_inner).take();
+        warming.into_iter().for_each(Warming::wait);
+    }
+
+    /// Writes what is to be remembered of the model, in place of what was there: whole or not at all. How often experts were
+    /// used is counted in the latest generation. Does nothing where the builder was given no
+    /// [directory](RuntimeBuilder::state). A file with what was learnt that could not be read is not written over.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written; what was there before is unchanged.
+    pub fn save_state(&self) -> Result<(), StateError> {
+        let Some(state) = &self.state else { return Ok(()) };
+        let streamer = self.weights.streamer();
+        state.keep_held(&Held::now(state.model, streamer, &self.schedule, &self.routed, self.held.as_ref()))?;
+        self.learning.as_ref().map_or(Ok(()), |learning| learning.save(state))
+    }
+
+    /// How well experts were predicted since the latest generation began.
+    pub(crate) fn expert_scores(&self) -> Vec<ExpertScore> {
+        expert_layers(&self.model).map(experts::scores).unwrap_or_default()
+    }
+
+    pub(crate) fn clear_expert_scores(&self) {
+        let Some(layers) = expert_layers(&self.model) else { return };
+        if let Some(adviser) = &mut *layers.adviser() {
+            adviser.clear_scores();
+        }
     }
 
     /// The model's tokenizer.

@@ -2,10 +2,11 @@ use std::time::Duration;
 
 use smoke_prefetch::SpeculationStats;
 
+use crate::experts::ExpertScore;
 use crate::probe::Limit;
 
 /// What a generation did and what it cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Statistics {
     /// Tokens of the prompt.
@@ -44,6 +45,10 @@ pub struct Statistics {
     pub decode_bytes_read: u64,
     /// What became of reads whose use was not certain.
     pub speculation: SpeculationStats,
+    /// How well the experts of the next layers were predicted, one and two layers ahead: by the predictor in use, then by
+    /// those that it is compared with. Empty where nothing was to be predicted: without experts, or without a predictor.
+    /// Nothing is counted while all weights are in memory.
+    pub experts: Vec<ExpertScore>,
 }
 
 /// How near decoding came to what the disk and the processor, as fast as they were meanwhile, allow.

@@ -125,7 +125,9 @@ impl Disk {
     }
 }
 
-fn cache_directory() -> Option<PathBuf> {
+/// Where this user's programs keep what can be had again, for us: `$XDG_CACHE_HOME/smoke` or `~/.cache/smoke`. `None` where
+/// neither is an absolute path.
+pub fn cache_directory() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
     Some(caches.join("smoke"))

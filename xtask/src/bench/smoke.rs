@@ -25,6 +25,10 @@ impl Smoke {
     pub(crate) fn command(&self, command: &str, model: &Path, options: &[&str]) -> Command {
         let mut smoke = Command::new(&self.program);
         smoke.arg(command).arg(model).args(options).arg("--json");
+        if command == "run" {
+            // What one run learnt would be another one's.
+            smoke.arg("--no-state");
+        }
         smoke
     }
 

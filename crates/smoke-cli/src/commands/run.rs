@@ -1,16 +1,22 @@
 //! `smoke run`
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use smoke_runtime::{Achieved, AtEnd, ByteSize, GenerateOptions, Limit, Plan, Prompt, Runtime, Sampling, Statistics};
+use smoke_runtime::storage::cache_directory;
+use smoke_runtime::{
+    Achieved, AtEnd, ByteSize, ExpertScore, GenerateOptions, Limit, Plan, Prompt, Runtime, RuntimeBuilder, Sampling,
+    Statistics,
+};
 
 use super::{Result, open};
 use crate::arguments::RunArguments;
-use crate::report::{bytes_bar, percent};
+use crate::report::{bytes_bar, note, percent};
 
 /// Answers a prompt.
 pub(crate) fn run(arguments: &RunArguments) -> Result {
@@ -18,8 +24,10 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
         smoke_runtime::set_threads(threads.get())?;
     }
     let runtime = open(&arguments.model, &arguments.memory, |builder| {
-        builder.policy_name(&arguments.policy).speculation(arguments.speculation)
+        let builder = choose(builder, arguments).warm(!arguments.no_warm);
+        state_directory(arguments).into_iter().fold(builder, RuntimeBuilder::state)
     })?;
+    runtime.ignored_state().iter().for_each(|error| note(error));
     let mut generation = runtime.generate(prompt(arguments)?, options(arguments))?;
     let waiting = Loading::start(&runtime, generation.plan());
     let (mut ids, mut text) = (Vec::new(), String::new());
@@ -47,7 +55,23 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
         writeln!(out, "{rest}")?;
     }
     summary(&statistics);
+    drop(generation);
+    // The answer is there: what cannot be remembered is no failure.
+    runtime.save_state().unwrap_or_else(|error| note(&error));
     Ok(())
+}
+
+/// Who evicts and who predicts.
+pub(super) fn choose(builder: RuntimeBuilder, arguments: &RunArguments) -> RuntimeBuilder {
+    let builder = builder.policy_name(&arguments.policy).speculation(arguments.speculation);
+    builder.expert_predictor_name(&arguments.predictor)
+}
+
+fn state_directory(arguments: &RunArguments) -> Option<PathBuf> {
+    if arguments.no_state {
+        return None;
+    }
+    arguments.state.clone().or_else(|| Some(cache_directory()?.join("models")))
 }
 
 pub(super) fn options(arguments: &RunArguments) -> GenerateOptions {
@@ -132,6 +156,19 @@ fn run_json(ids: &[u32], text: &str, statistics: &Statistics) -> serde_json::Val
         "speculative_reads_used": statistics.speculation.used,
         "speculation_switched_off": statistics.speculation.switched_off,
         "speculation_is_on": statistics.speculation.is_on,
+        "experts": statistics.experts.iter().map(score_json).collect::<Vec<_>>(),
+    })
+}
+
+fn score_json(ExpertScore { predictor, layers_ahead, score, .. }: &ExpertScore) -> serde_json::Value {
+    json!({
+        "predictor": predictor,
+        "layers_ahead": layers_ahead,
+        "predictions": score.routings(),
+        "slot_recall": score.slot_recall(),
+        "slot_recall_in_twice": score.slot_recall_in_twice(),
+        "whole_routings": score.whole_routings(),
+        "calibration_error": score.calibration_error(),
     })
 }
 
@@ -165,6 +202,26 @@ fn summary(statistics: &Statistics) {
     if let Some(achieved) = statistics.achieved() {
         eprintln!("bound      {}", of_the_bound(&achieved));
     }
+    for ahead in [1, 2] {
+        let of_that = |score: &&ExpertScore| score.layers_ahead == ahead && score.score.routings() > 0;
+        let scores: Vec<&ExpertScore> = statistics.experts.iter().filter(of_that).collect();
+        if let [used, others @ ..] = &scores[..] {
+            eprintln!("experts    {}", predicted(used, others));
+        }
+    }
+}
+
+/// How well experts were predicted, beside what costs less to know.
+fn predicted(used: &ExpertScore, others: &[&ExpertScore]) -> String {
+    let recall = |score: &ExpertScore| format!("{} {}", score.predictor, percent(score.score.slot_recall()));
+    let layers = if used.layers_ahead == 1 { "the next layer" } else { "the layer after it" };
+    let mut line = format!("of {layers} known by {}", recall(used));
+    for (place, other) in others.iter().enumerate() {
+        let before = if place == 0 { " (" } else { ", " };
+        let _ = write!(line, "{before}{}", recall(other));
+    }
+    let end = if others.is_empty() { "" } else { ")" };
+    format!("{line}{end}; probabilities off by {:.3}", used.score.calibration_error())
 }
 
 /// How near to the bound, and where the rest went.

@@ -14,7 +14,9 @@ fn asset(name: &str) -> PathBuf {
 }
 
 fn smoke(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_smoke")).args(arguments).output().unwrap()
+    // What is remembered of models goes nowhere else.
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    Command::new(env!("CARGO_BIN_EXE_smoke")).args(arguments).env("XDG_CACHE_HOME", cache).output().unwrap()
 }
 
 /// Runs on the tiny LLaMA, and expects success.
@@ -381,4 +383,41 @@ fn a_converted_model_says_the_same_and_takes_no_name_that_is_taken() {
         serde_json::from_slice::<Value>(&output.stdout).unwrap()["model_bytes"].as_u64().unwrap()
     };
     assert_eq!(2 * planned(&["--dtype", "bf16"]), planned(&[]));
+}
+
+#[test]
+fn what_is_learnt_of_experts_is_remembered_where_one_says() {
+    let (folder, model) = (tempfile::tempdir().unwrap(), asset("tiny/mixtral"));
+    let state = folder.path().join("state");
+    let run = |options: &[&str]| {
+        let common =
+            ["run", model.to_str().unwrap(), "--memory", "400KB", "--prompt-ids", "5,6,7", "--max-tokens", "16"];
+        let output = smoke(&[&common[..], &["--ignore-eos"], options].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{options:?}: {said}");
+        (output.stdout, said)
+    };
+    let remembered = ["--state", state.to_str().unwrap()];
+    let (tokens, said) = run(&["--no-state"]);
+    assert!(said.contains("of the next layer known by learned") && said.contains("lookahead"), "{said}");
+    assert!(!state.exists());
+    for _ in 0..2 {
+        let (same, said) = run(&remembered);
+        assert!(same == tokens && !said.contains("note:"), "{said}");
+    }
+    let of_model = std::fs::read_dir(&state).unwrap().next().unwrap().unwrap().path();
+    for (file, says) in [("experts.smoke", "no file of learned experts"), ("memory.json", "nothing is read in advance")]
+    {
+        std::fs::write(of_model.join(file), "a letter").unwrap();
+        let (same, said) = run(&remembered);
+        assert!(same == tokens && said.contains("note:") && said.contains(file) && said.contains(says), "{said}");
+    }
+    for predictor in ["lookahead", "transitions", "popular", "previous", "none"] {
+        assert_eq!(run(&["--predictor", predictor, "--no-warm", "--speculation", "likely"]).0, tokens, "{predictor}");
+    }
+    let (scores, _) = run(&["--predictor", "previous", "--no-state", "--json"]);
+    let scores: Value = serde_json::from_slice(&scores).unwrap();
+    assert_eq!(scores["experts"][0]["predictor"], "previous");
+    assert!(scores["experts"][0]["slot_recall"].is_number() && scores["experts"][0]["calibration_error"].is_number());
+    fails_with(&["run", model.to_str().unwrap(), "--memory", "9MB", "--predictor", "crystal"], &["crystal", "learned"]);
 }

@@ -1,12 +1,10 @@
-use std::sync::{Arc, OnceLock};
-
 use burn::tensor::{DType, IndexingUpdateOp, Tensor, TensorData};
 use smoke_burn::layers::Linear;
 use smoke_burn::{Activations, Place, WeightError, Weights};
-use smoke_core::{ExpectedUse, UnitId};
+use smoke_core::UnitId;
 
 use super::host::softmax;
-use super::{FeedForward, GatedMlp};
+use super::{FeedForward, GatedMlp, Lookahead};
 use crate::error::ModelError;
 
 /// Chooses a few experts for each token (Shazeer et al., 2017).
@@ -37,10 +35,11 @@ impl Router {
     /// # Errors
     /// [`WeightError`] if the weights cannot be loaded.
     pub fn route(&self, weights: &Weights, x: &Activations) -> Result<Routes, WeightError> {
-        Ok(self.choose(self.scores.forward(weights, x)?, self.used))
+        Ok(self.choose(&self.scores.forward(weights, x)?))
     }
 
-    fn choose(&self, scores: Activations, used: usize) -> Routes {
+    fn choose(&self, scores: &Activations) -> Routes {
+        let used = self.used;
         let mut scores_of_all = scores.to_vec();
         let mut routes = Routes { used, ..Routes::default() };
         let mut order: Vec<u32> = Vec::new();
@@ -86,8 +85,7 @@ pub struct MixtureOfExperts {
 
 impl FeedForward for MixtureOfExperts {
     fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, ModelError> {
-        let routes = self.router.route(weights, x)?;
-        self.mix(weights, x, &routes)
+        Ok(self.mix(weights, x)?.0)
     }
 
     fn forward_routed(
@@ -96,16 +94,17 @@ impl FeedForward for MixtureOfExperts {
         x: &Activations,
         all_routes: &mut Vec<Routes>,
     ) -> Result<Activations, ModelError> {
-        let routes = self.router.route(weights, x)?;
-        let mixed = self.mix(weights, x, &routes)?;
+        let (mixed, routes) = self.mix(weights, x)?;
         all_routes.push(routes);
         Ok(mixed)
     }
 }
 
 impl MixtureOfExperts {
-    /// The sum of each row's experts, each multiplied by its weight.
-    fn mix(&self, weights: &Weights, x: &Activations, routes: &Routes) -> Result<Activations, ModelError> {
+    /// The sum of each row's experts, each multiplied by its weight, and which these were.
+    fn mix(&self, weights: &Weights, x: &Activations) -> Result<(Activations, Routes), ModelError> {
+        let scores = self.router.scores.forward(weights, x)?;
+        let routes = self.router.choose(&scores);
         let used = routes.used;
         // Places of `routes`, by expert.
         let mut places: Vec<usize> = (0..routes.experts.len()).collect();
@@ -116,7 +115,7 @@ impl MixtureOfExperts {
         let mut sum = Sum::new(weights, x, used);
         let arrivals = weights.each(&self.name, &units)?;
         // While the disk is busy.
-        self.ahead.hint(weights, x)?;
+        self.ahead.hint(weights, x, &scores, &routes)?;
         for arrival in arrivals {
             let group = groups[arrival?];
             let mlp = &expert(group).mlp;
@@ -129,7 +128,7 @@ impl MixtureOfExperts {
             };
             sum.add(weights, output, group, &routes.weights);
         }
-        Ok(sum.finish(weights))
+        Ok((sum.finish(weights), routes))
     }
 }
 
@@ -194,61 +193,5 @@ impl Sum {
                 Activations::from_tensor(sum.reshape([tokens, features]))
             }
         }
-    }
-}
-
-/// The routers of the layers that follow, run ahead of time on this layer's input (Eliseev and Mazur, 2023): since each
-/// layer changes the hidden state by little, they choose mostly what they will choose then.
-#[derive(Clone, Debug)]
-pub struct Lookahead {
-    /// All layers with experts, set when the last one was placed.
-    pub layers: Arc<OnceLock<Vec<RoutedLayer>>>,
-    /// This layer's number among them.
-    pub layer: usize,
-}
-
-/// What a layer before has to know of a layer with experts.
-#[derive(Clone, Debug)]
-pub struct RoutedLayer {
-    /// Chooses its experts.
-    pub router: Router,
-    /// The units of its experts, by number.
-    pub units: Vec<UnitId>,
-}
-
-/// Layers that are looked ahead.
-const LAYERS_AHEAD: usize = 2;
-
-/// Tokens for which a look ahead pays: more of them want most experts anyway.
-const MOST_TOKENS: usize = 4;
-
-impl Lookahead {
-    /// Tells the streamer which experts the next layers will probably use; only where it listens.
-    fn hint(&self, weights: &Weights, x: &Activations) -> Result<(), WeightError> {
-        if x.rows() > MOST_TOKENS || x.on_host().is_none() || !weights.streamer().wants_hints() {
-            return Ok(());
-        }
-        let layers = self.layers.get().map_or(&[][..], Vec::as_slice);
-        let mut hints = Vec::new();
-        for (RoutedLayer { router, units }, distance) in layers.iter().skip(self.layer + 1).take(LAYERS_AHEAD).zip(1..)
-        {
-            let Some(scores) = router.scores.forward_if_resident(weights, x)? else { continue };
-            let candidates = (2 * router.used).min(units.len());
-            let routes = Router { normalised: false, ..router.clone() }.choose(scores, candidates);
-            let first = hints.len();
-            for (place, (&expert, &probability)) in routes.experts.iter().zip(&routes.weights).enumerate() {
-                let unit = units[expert as usize];
-                // What the router would choose is likelier than its score says: it chooses several.
-                let chosen = if place % candidates < router.used { 0.7 } else { 0.1 };
-                let probability = (chosen + probability) / 2.0;
-                match hints[first..].iter_mut().find(|hint: &&mut ExpectedUse| hint.unit == unit) {
-                    Some(hint) => hint.probability = hint.probability.max(probability),
-                    None => hints.push(ExpectedUse { unit, distance, probability }),
-                }
-            }
-            hints[first..].sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        }
-        weights.streamer().hint(&hints);
-        Ok(())
     }
 }

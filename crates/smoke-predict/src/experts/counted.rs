@@ -24,6 +24,19 @@ impl PopularExperts {
         let rates = vec![shape.even(); shape.layers * shape.experts];
         Self { shape, progress: Progress::default(), rates }
     }
+
+    /// Begins with these shares of the tokens that use an expert, each with its layer and number, such as those of an
+    /// earlier run. Experts that do not exist are passed over.
+    #[must_use]
+    pub fn with_rates(mut self, rates: impl IntoIterator<Item = (usize, usize, f32)>) -> Self {
+        let ExpertShape { layers, experts, .. } = self.shape;
+        let known =
+            |&(layer, expert, rate): &(usize, usize, f32)| layer < layers && expert < experts && rate.is_finite();
+        for (layer, expert, rate) in rates.into_iter().filter(known) {
+            self.rates[layer * experts + expert] = rate.clamp(0.0, 1.0);
+        }
+        self
+    }
 }
 
 impl ExpertPredictor for PopularExperts {
@@ -72,16 +85,15 @@ impl ExpertPredictor for PreviousToken {
     fn observe(&mut self, routed: &Routed<'_>) {
         let Some(previous) = self.chosen.get_mut(routed.layer) else { return };
         self.progress.move_to(routed.layer);
-        let chosen: Vec<usize> = self.shape.known(routed.chosen).collect();
         if !previous.is_empty() {
-            let again = previous.iter().filter(|expert| chosen.contains(expert)).count();
+            let again = previous.iter().filter(|&&expert| routed.chosen.contains(&(expert as u32))).count();
             let share = again as f32 / previous.len() as f32;
             let rate = &mut self.repeated[routed.layer];
             *rate = HABIT_DECAY * *rate + (1.0 - HABIT_DECAY) * share;
         }
-        *previous = chosen;
+        previous.clear();
         // A choice of more than all experts names some of them twice.
-        previous.truncate(self.shape.experts);
+        previous.extend(self.shape.known(routed.chosen).take(self.shape.experts));
     }
 
     fn predict(&self, ahead: usize, out: &mut Vec<f32>) {
@@ -108,6 +120,8 @@ pub struct Transitions {
     tables: Vec<Table>,
     /// By layer: what the token chose.
     chosen: Vec<Vec<usize>>,
+    /// Scratch: what the latest router chose.
+    latest: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -127,6 +141,7 @@ impl Transitions {
             progress: Progress::default(),
             tables: vec![table; shape.layers * LAYERS_AHEAD],
             chosen: vec![Vec::new(); shape.layers],
+            latest: Vec::new(),
         }
     }
 }
@@ -140,7 +155,9 @@ impl ExpertPredictor for Transitions {
             self.chosen.iter_mut().for_each(Vec::clear);
         }
         let experts = self.shape.experts;
-        let mut chosen: Vec<usize> = self.shape.known(routed.chosen).collect();
+        let chosen = &mut self.latest;
+        chosen.clear();
+        chosen.extend(self.shape.known(routed.chosen));
         chosen.sort_unstable();
         chosen.dedup();
         for (ahead, earlier) in sources(routed.layer) {
@@ -152,7 +169,7 @@ impl ExpertPredictor for Transitions {
                 table.totals[from] = table.totals[from] * HABIT_DECAY + 1.0;
             }
         }
-        self.chosen[routed.layer] = chosen;
+        std::mem::swap(&mut self.chosen[routed.layer], chosen);
     }
 
     fn predict(&self, ahead: usize, out: &mut Vec<f32>) {

@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use smoke_core::{Access, ExpectedUse, Forecast, NextUse, UnitId};
 
+use super::adviser::LikelyUnits;
 use super::{ExpertPredictor, ExpertShape, LAYERS_AHEAD, Routed};
 use crate::{AccessPredictor, RoutedPredictor, RoutedUnit};
 
@@ -19,13 +20,15 @@ pub struct ExpertForecast<P> {
     forecast: RoutedPredictor,
     predictor: P,
     shape: ExpertShape,
-    /// By layer and number.
-    units: Vec<Vec<UnitId>>,
+    likely: LikelyUnits,
     /// The layer and number of each expert.
     numbers: HashMap<UnitId, (usize, u32)>,
     /// The layer whose experts are being used, and those that were.
     layer: Option<usize>,
     chosen: Vec<u32>,
+    // Scratch.
+    hints: Vec<ExpectedUse>,
+    probabilities: Vec<f32>,
 }
 
 impl<P: ExpertPredictor> ExpertForecast<P> {
@@ -46,10 +49,12 @@ impl<P: ExpertPredictor> ExpertForecast<P> {
             forecast: RoutedPredictor::new(schedule, routed),
             predictor,
             shape: ExpertShape::of(routed),
-            units,
+            likely: LikelyUnits::new(ExpertShape::of(routed), units),
             numbers,
             layer: None,
             chosen: Vec::new(),
+            hints: Vec::new(),
+            probabilities: Vec::new(),
         }
     }
 
@@ -59,19 +64,12 @@ impl<P: ExpertPredictor> ExpertForecast<P> {
     }
 
     fn give_hints(&mut self, layer: usize) {
-        let (mut hints, mut probabilities) = (Vec::new(), Vec::new());
+        self.hints.clear();
         for ahead in 1..=LAYERS_AHEAD {
-            self.predictor.predict(ahead, &mut probabilities);
-            let Some(units) = self.units.get(layer + ahead) else { break };
-            let mut likely: Vec<ExpectedUse> = units
-                .iter()
-                .zip(&probabilities)
-                .map(|(&unit, &probability)| ExpectedUse { unit, distance: ahead as u64, probability })
-                .collect();
-            likely.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-            hints.extend(likely.into_iter().take(2 * self.shape.used));
+            self.predictor.predict(ahead, &mut self.probabilities);
+            self.likely.add(layer, ahead, &self.probabilities, &mut self.hints);
         }
-        self.forecast.hint(&hints);
+        self.forecast.hint(&self.hints);
     }
 }
 

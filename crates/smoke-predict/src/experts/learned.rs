@@ -60,8 +60,11 @@ pub struct LearnedExperts {
     pub(super) sigmoids: Vec<Sigmoid>,
     /// By layer: the token's features; empty where it was not.
     features: Vec<Vec<f32>>,
-    /// By layer and distance: the token's z; empty where there is none.
+    /// By layer and distance: the token's z, and their margins; empty where there is none.
     scores: Vec<Vec<f32>>,
+    margins: Vec<Vec<f32>>,
+    /// Scratch: by how much a prediction was wrong, by expert.
+    errors: Vec<f32>,
 }
 
 impl LearnedExperts {
@@ -76,6 +79,8 @@ impl LearnedExperts {
             sigmoids: vec![Sigmoid::default(); pairs],
             features: vec![Vec::new(); shape.experts.layers],
             scores: vec![Vec::new(); pairs],
+            margins: vec![Vec::new(); pairs],
+            errors: Vec::new(),
         }
     }
 
@@ -90,28 +95,31 @@ impl LearnedExperts {
         self.shape
     }
 
-    fn features_of(&self, routed: &Routed<'_>) -> Vec<f32> {
-        let (kept, experts) = (self.shape.kept(), self.shape.experts);
-        let mut features = vec![0.0; self.shape.width()];
+    /// The input, folded so that its mean square stays; the shares of the chosen experts; 1.
+    fn note_features(&mut self, routed: &Routed<'_>) {
+        let (kept, experts, width) = (self.shape.kept(), self.shape.experts, self.shape.width());
+        let features = &mut self.features[routed.layer];
+        features.clear();
+        features.resize(width, 0.0);
         if routed.input.len() == self.shape.inputs && routed.input.iter().all(|value| value.is_finite()) {
-            for (place, value) in routed.input.iter().enumerate() {
-                features[place % kept] += value * sign(place);
+            let scale = (kept as f32 / routed.input.len() as f32).sqrt();
+            for (first, inputs) in (0..).step_by(kept.max(1)).zip(routed.input.chunks(kept.max(1))) {
+                for ((place, value), feature) in (first..).zip(inputs).zip(&mut *features) {
+                    *feature += value * scale * sign(place);
+                }
             }
         }
         let best = experts
             .known(routed.chosen)
             .filter_map(|expert| routed.scores.get(expert))
             .fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-        let weight = |expert: usize| match routed.scores.get(expert) {
-            Some(score) if experts.are_scores(routed.scores) => (score - best).exp(),
-            _ => 1.0,
-        };
+        let are_scores = experts.are_scores(routed.scores);
+        let weight = |expert: usize| if are_scores { (routed.scores[expert] - best).exp() } else { 1.0 };
         let sum: f32 = experts.known(routed.chosen).map(weight).sum();
         for expert in experts.known(routed.chosen).filter(|_| sum > 0.0) {
             features[kept + expert] = weight(expert) / sum;
         }
         features[kept + experts.experts] = 1.0;
-        features
     }
 
     fn map(&self, place: usize) -> std::ops::Range<usize> {
@@ -119,42 +127,48 @@ impl LearnedExperts {
         place * len..(place + 1) * len
     }
 
-    /// z of one layer and distance; empty if it is not finite.
-    fn scores_of(&self, place: usize, features: &[f32], early: Option<&&[f32]>) -> Vec<f32> {
-        let mut scores: Vec<f32> =
-            self.maps[self.map(place)].chunks_exact(features.len()).map(|row| dot(row, features)).collect();
+    /// Notes z of one layer and distance, nothing if it is not finite, and its margins.
+    fn note_scores(&mut self, layer: usize, ahead: usize, early: Option<&&[f32]>) {
+        let place = pair(layer, ahead);
+        let map = self.map(place);
+        let (features, scores) = (&self.features[layer], &mut self.scores[place]);
+        scores.clear();
+        scores.extend(self.maps[map].chunks_exact(features.len()).map(|row| dot(row, features)));
         if let Some(early) = early.filter(|early| self.shape.experts.are_scores(early)) {
             scores.iter_mut().zip(centred(early)).for_each(|(score, early)| *score += early);
         }
         if scores.iter().any(|score| !score.is_finite()) {
             scores.clear();
         }
-        scores
+        margins(scores, self.shape.experts.used, &mut self.margins[place]);
     }
 
     fn learn(&mut self, earlier: usize, ahead: usize, routed: &Routed<'_>) {
         let place = pair(earlier, ahead);
-        let (scores, features) = (&self.scores[place], &self.features[earlier]);
+        let map = self.map(place);
+        let (scores, margins, features) = (&self.scores[place], &self.margins[place], &self.features[earlier]);
         if scores.is_empty() || self.rate == 0.0 {
             return;
         }
-        let margins = margins(scores, self.shape.experts.used);
         let was_chosen = |expert: usize| routed.chosen.contains(&(expert as u32));
-        let errors: Vec<f32> = if self.shape.experts.are_scores(routed.scores) {
-            centred(routed.scores).zip(scores).map(|(actual, score)| actual - score).collect()
+        let errors = &mut self.errors;
+        errors.clear();
+        if self.shape.experts.are_scores(routed.scores) {
+            errors.extend(centred(routed.scores).zip(scores).map(|(actual, score)| actual - score));
         } else {
             let sigmoid = self.sigmoids[place];
             let chosen = |expert: usize| f32::from(u8::from(was_chosen(expert)));
-            margins.iter().enumerate().map(|(expert, &margin)| chosen(expert) - sigmoid.probability(margin)).collect()
-        };
+            let error = |(expert, &margin): (usize, &f32)| chosen(expert) - sigmoid.probability(margin);
+            errors.extend(margins.iter().enumerate().map(error));
+        }
         let step = self.rate / dot(features, features);
         if step.is_finite() && errors.iter().all(|error| error.is_finite()) {
-            let map = self.map(place);
             for (row, error) in self.maps[map].chunks_exact_mut(features.len()).zip(errors) {
-                row.iter_mut().zip(features).for_each(|(weight, feature)| *weight += step * error * feature);
+                let step = step * *error;
+                row.iter_mut().zip(features).for_each(|(weight, feature)| *weight += step * feature);
             }
         }
-        self.sigmoids[place].learn(&margins, was_chosen);
+        self.sigmoids[place].learn(margins, was_chosen);
     }
 }
 
@@ -164,25 +178,22 @@ impl ExpertPredictor for LearnedExperts {
             return;
         }
         if self.progress.move_to(routed.layer) {
-            self.features.iter_mut().chain(&mut self.scores).for_each(Vec::clear);
+            self.features.iter_mut().chain(&mut self.scores).chain(&mut self.margins).for_each(Vec::clear);
         }
         for (ahead, earlier) in sources(routed.layer) {
             self.learn(earlier, ahead, routed);
         }
-        let features = self.features_of(routed);
+        self.note_features(routed);
         for ahead in 1..=LAYERS_AHEAD.min(self.shape.experts.layers - 1 - routed.layer) {
-            let place = pair(routed.layer, ahead);
-            self.scores[place] = self.scores_of(place, &features, routed.lookahead.get(ahead - 1));
+            self.note_scores(routed.layer, ahead, routed.lookahead.get(ahead - 1));
         }
-        self.features[routed.layer] = features;
     }
 
     fn predict(&self, ahead: usize, out: &mut Vec<f32>) {
         out.clear();
         if let Some(layer) = self.progress.ahead(ahead, self.shape.experts.layers) {
             let place = pair(layer - ahead, ahead);
-            let margins = margins(&self.scores[place], self.shape.experts.used);
-            out.extend(margins.into_iter().map(|margin| self.sigmoids[place].probability(margin)));
+            out.extend(self.margins[place].iter().map(|&margin| self.sigmoids[place].probability(margin)));
         }
     }
 }
@@ -199,8 +210,16 @@ fn sign(place: usize) -> f32 {
     if (place as u32).wrapping_mul(0x9e37_79b1) >> 31 == 0 { 1.0 } else { -1.0 }
 }
 
+/// In lanes, which a compiler turns into vector instructions: a plain sum has an order to keep.
 fn dot(one: &[f32], other: &[f32]) -> f32 {
-    one.iter().zip(other).map(|(a, b)| a * b).sum()
+    const LANES: usize = 16;
+    let (ones, others) = (one.chunks_exact(LANES), other.chunks_exact(LANES));
+    let rest: f32 = ones.remainder().iter().zip(others.remainder()).map(|(a, b)| a * b).sum();
+    let mut sums = [0.0; LANES];
+    for (one, other) in ones.zip(others) {
+        sums.iter_mut().zip(one.iter().zip(other)).for_each(|(sum, (a, b))| *sum += a * b);
+    }
+    sums.iter().sum::<f32>() + rest
 }
 
 /// The scores less their mean: what is the same for all of them chooses none.

@@ -78,7 +78,8 @@ impl LearnedExperts {
     /// [`LearnedFileError::Write`].
     pub fn save(&self, path: &Path) -> Result<(), LearnedFileError> {
         let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
+        // Of its own for each process: two may end at the same moment.
+        partial.push(format!(".{}.partial", std::process::id()));
         let partial = PathBuf::from(partial);
         let write = || {
             let mut file = File::create(&partial)?;

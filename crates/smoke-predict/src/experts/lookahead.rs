@@ -43,7 +43,7 @@ impl ExpertPredictor for RouterLookahead {
         }
         for (ahead, scores) in (1..=LAYERS_AHEAD).zip(routed.lookahead) {
             if self.shape.are_scores(scores) {
-                self.margins[pair(routed.layer, ahead)] = margins(scores, self.shape.used);
+                margins(scores, self.shape.used, &mut self.margins[pair(routed.layer, ahead)]);
             }
         }
     }

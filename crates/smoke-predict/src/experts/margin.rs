@@ -8,13 +8,16 @@ const LEAST_SLOPE: f32 = 0.01;
 /// Margins beyond this say no more.
 const MOST: f32 = 1e4;
 
-/// How far each score lies above the middle between the `used`-th best and the next: above 0 it would be chosen.
-pub(super) fn margins(scores: &[f32], used: usize) -> Vec<f32> {
-    let mut ordered = scores.to_vec();
-    ordered.sort_unstable_by(|a, b| b.total_cmp(a));
-    let at = |place: usize| ordered.get(place).or(ordered.last()).copied().unwrap_or(0.0);
-    let middle = (at(used.saturating_sub(1)) + at(used)) / 2.0;
-    scores.iter().map(|score| (score - middle).clamp(-MOST, MOST)).collect()
+/// How far each score lies above the middle between the `used`-th best and the next: above 0 it would be chosen. Replaces
+/// what `out` held.
+pub(super) fn margins(scores: &[f32], used: usize, out: &mut Vec<f32>) {
+    out.clear();
+    out.extend_from_slice(scores);
+    let Some(last) = scores.len().checked_sub(1) else { return };
+    let (_, &mut chosen, rest) = out.select_nth_unstable_by(used.saturating_sub(1).min(last), |a, b| b.total_cmp(a));
+    let best_left = rest.iter().copied().max_by(f32::total_cmp).unwrap_or(chosen);
+    let middle = if used == 0 { chosen } else { (chosen + best_left) / 2.0 };
+    out.iter_mut().zip(scores).for_each(|(out, score)| *out = (score - middle).clamp(-MOST, MOST));
 }
 
 /// A sigmoid that makes a probability of a margin (Platt 1999), learnt online.
@@ -61,9 +64,15 @@ mod tests {
 
     #[test]
     fn as_many_margins_are_above_0_as_experts_are_used() {
-        assert_eq!(margins(&[4.0, 1.0, 2.0, -3.0], 2), [2.5, -0.5, 0.5, -4.5]);
-        assert_eq!(margins(&[4.0, 1.0], 2), [3.0, 0.0]);
-        assert!(margins(&[], 2).is_empty());
+        let of = |scores: &[f32], used| {
+            let mut out = vec![7.0];
+            margins(scores, used, &mut out);
+            out
+        };
+        assert_eq!(of(&[4.0, 1.0, 2.0, -3.0], 2), [2.5, -0.5, 0.5, -4.5]);
+        assert_eq!(of(&[4.0, 1.0], 2), [3.0, 0.0]);
+        assert_eq!(of(&[4.0, 1.0], 0), [0.0, -3.0]);
+        assert!(of(&[], 2).is_empty());
     }
 
     #[test]

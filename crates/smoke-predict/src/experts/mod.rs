@@ -13,8 +13,10 @@
 //! | [`RouterLookahead`] | what the later router says when it is run early (Eliseev and Mazur 2023) |
 //! | [`LearnedExperts`] | the same, corrected by what was learnt of this layer's input and choice |
 //!
-//! [`Scoreboard`] runs any of them side by side and counts how often they are right.
+//! [`by_name`] makes each of them. [`Scoreboard`] runs any of them side by side and counts how often they are right, and
+//! [`ExpertAdviser`] puts one to work beside a running model.
 
+mod adviser;
 mod counted;
 mod forecast;
 mod learned;
@@ -23,6 +25,9 @@ mod lookahead;
 mod margin;
 mod scoreboard;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use adviser::{BASELINES, ExpertAdviser};
 pub use counted::{PopularExperts, PreviousToken, Transitions};
 pub use forecast::ExpertForecast;
 pub use learned::{LearnedExperts, LearnedShape};
@@ -30,7 +35,34 @@ pub use learned_file::LearnedFileError;
 pub use lookahead::RouterLookahead;
 pub use scoreboard::{RoutingScore, Scoreboard};
 
+use smoke_core::NoForecast;
+
 use crate::RoutedUnit;
+
+/// The names that [`by_name`] knows: the one that is right most often first.
+pub const NAMES: &[&str] = &["learned", "lookahead", "transitions", "popular", "previous", "none"];
+
+/// A fresh predictor of a name in [`NAMES`].
+///
+/// ```
+/// use smoke_predict::experts::{self, ExpertShape, LearnedShape};
+/// let experts = ExpertShape { layers: 24, experts: 64, used: 4 };
+/// let shape = LearnedShape { experts, inputs: 1024, model: 0 };
+/// assert!(experts::NAMES.iter().all(|name| experts::by_name(name, shape).is_some()));
+/// assert!(experts::by_name("clairvoyant", shape).is_none());
+/// ```
+pub fn by_name(name: &str, shape: LearnedShape) -> Option<Box<dyn ExpertPredictor>> {
+    let experts = shape.experts;
+    Some(match name {
+        "learned" => Box::new(LearnedExperts::new(shape)),
+        "lookahead" => Box::new(RouterLookahead::new(experts)),
+        "transitions" => Box::new(Transitions::new(experts)),
+        "popular" => Box::new(PopularExperts::new(experts)),
+        "previous" => Box::new(PreviousToken::new(experts)),
+        "none" => Box::new(NoForecast),
+        _ => return None,
+    })
+}
 
 /// Layers ahead that are predicted: the next one, and the one after it.
 pub const LAYERS_AHEAD: usize = 2;
@@ -112,6 +144,24 @@ impl<P: ExpertPredictor + ?Sized> ExpertPredictor for Box<P> {
     }
     fn predict(&self, ahead: usize, out: &mut Vec<f32>) {
         (**self).predict(ahead, out);
+    }
+}
+
+/// Shared, so that whoever keeps a handle can look at what was learnt, as to save it.
+impl<P: ExpertPredictor> ExpertPredictor for Arc<Mutex<P>> {
+    fn observe(&mut self, routed: &Routed<'_>) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).observe(routed);
+    }
+    fn predict(&self, ahead: usize, out: &mut Vec<f32>) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).predict(ahead, out);
+    }
+}
+
+/// Says nothing.
+impl ExpertPredictor for NoForecast {
+    fn observe(&mut self, _routed: &Routed<'_>) {}
+    fn predict(&self, _ahead: usize, out: &mut Vec<f32>) {
+        out.clear();
     }
 }
 

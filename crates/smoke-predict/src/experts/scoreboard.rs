@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{ExpertPredictor, ExpertShape, LAYERS_AHEAD, Progress, Routed};
+use super::{ExpertPredictor, ExpertShape, LAYERS_AHEAD, Progress, Routed, pair, sources};
 
 const BINS: usize = 10;
 
@@ -25,25 +25,32 @@ struct Bin {
 
 impl RoutingScore {
     /// Counts one prediction: a probability for each expert, or none if there was no prediction, which counts as wrong.
+    /// Of experts that are as probable the first is predicted.
     pub fn score(&mut self, probabilities: &[f32], chosen: &[u32]) {
-        let mut chosen = chosen.to_vec();
-        chosen.sort_unstable();
-        chosen.dedup();
-        let mut best: Vec<u32> = (0..probabilities.len() as u32).collect();
-        best.sort_by(|&a, &b| probabilities[b as usize].total_cmp(&probabilities[a as usize]));
-        let among =
-            |width: usize| best.iter().take(width).filter(|expert| chosen.binary_search(expert).is_ok()).count();
-        let (found, in_twice) = (among(chosen.len()), among(2 * chosen.len()));
+        let is_first = |(at, expert): (usize, &u32)| !chosen[..at].contains(expert);
+        let distinct = || chosen.iter().enumerate().filter(|&place| is_first(place)).map(|(_, &expert)| expert);
+        let slots = distinct().count();
+        let (mut found, mut in_twice) = (0, 0);
+        for expert in distinct() {
+            let Some(own) = probabilities.get(expert as usize) else { continue };
+            let before = |(other, probability): (u32, &f32)| {
+                let order = probability.total_cmp(own);
+                order.is_gt() || order.is_eq() && other < expert
+            };
+            let rank = (0..).zip(probabilities).filter(|&other| before(other)).count();
+            found += usize::from(rank < slots);
+            in_twice += usize::from(rank < 2 * slots);
+        }
         self.routings += 1;
-        self.slots += chosen.len() as u64;
+        self.slots += slots as u64;
         self.found += found as u64;
         self.found_in_twice += in_twice as u64;
-        self.whole += u64::from(found == chosen.len());
+        self.whole += u64::from(found == slots);
         for (expert, &probability) in (0..).zip(probabilities) {
             let bin = &mut self.bins[((probability * BINS as f32) as usize).min(BINS - 1)];
             bin.predictions += 1;
             bin.probability_sum += f64::from(probability);
-            bin.came_true += u64::from(chosen.binary_search(&expert).is_ok());
+            bin.came_true += u64::from(chosen.contains(&expert));
         }
     }
 
@@ -85,6 +92,8 @@ fn share(part: u64, whole: u64) -> f64 {
 pub struct Scoreboard {
     shape: ExpertShape,
     progress: Progress,
+    /// By layer: whether the token was there.
+    visited: Vec<bool>,
     entries: Vec<Entry>,
 }
 
@@ -92,23 +101,16 @@ pub struct Scoreboard {
 struct Entry {
     name: String,
     predictor: Box<dyn ExpertPredictor>,
-    /// What the token's layers were predicted to choose.
-    pending: Vec<Pending>,
+    /// By layer and distance: what was predicted from there.
+    predictions: Vec<Vec<f32>>,
     /// By distance, from 1.
     scores: [RoutingScore; LAYERS_AHEAD],
-}
-
-#[derive(Debug)]
-struct Pending {
-    layer: usize,
-    ahead: usize,
-    probabilities: Vec<f32>,
 }
 
 impl Scoreboard {
     /// A scoreboard without predictors.
     pub fn new(shape: ExpertShape) -> Self {
-        Self { shape, progress: Progress::default(), entries: Vec::new() }
+        Self { shape, progress: Progress::default(), visited: vec![false; shape.layers], entries: Vec::new() }
     }
 
     /// Enters a predictor.
@@ -117,36 +119,49 @@ impl Scoreboard {
         self.entries.push(Entry {
             name: name.into(),
             predictor: Box::new(predictor),
-            pending: Vec::new(),
+            predictions: vec![Vec::new(); self.shape.layers * LAYERS_AHEAD],
             scores: Default::default(),
         });
         self
     }
 
-    /// Scores what was predicted of this router, then lets everybody learn from it and predict anew.
+    /// Scores what was predicted of this router, then lets everybody learn from it and predict anew. A layer beyond the
+    /// shape is passed over.
     pub fn observe(&mut self, routed: &Routed<'_>) {
-        let begins = self.progress.move_to(routed.layer);
-        for entry in &mut self.entries {
-            if begins {
-                entry.pending.clear();
+        if routed.layer >= self.shape.layers {
+            return;
+        }
+        if self.progress.move_to(routed.layer) {
+            self.visited.fill(false);
+        }
+        self.visited[routed.layer] = true;
+        for Entry { predictor, predictions, scores, .. } in &mut self.entries {
+            for (ahead, earlier) in sources(routed.layer).filter(|&(_, earlier)| self.visited[earlier]) {
+                scores[ahead - 1].score(&predictions[pair(earlier, ahead)], routed.chosen);
             }
-            for pending in entry.pending.iter().filter(|pending| pending.layer == routed.layer) {
-                entry.scores[pending.ahead - 1].score(&pending.probabilities, routed.chosen);
-            }
-            entry.pending.retain(|pending| pending.layer > routed.layer);
-            entry.predictor.observe(routed);
-            for ahead in 1..=LAYERS_AHEAD {
-                let Some(layer) = self.progress.ahead(ahead, self.shape.layers) else { continue };
-                let mut probabilities = Vec::new();
-                entry.predictor.predict(ahead, &mut probabilities);
-                entry.pending.push(Pending { layer, ahead, probabilities });
+            predictor.observe(routed);
+            for ahead in (1..=LAYERS_AHEAD).take_while(|ahead| routed.layer + ahead < self.shape.layers) {
+                predictor.predict(ahead, &mut predictions[pair(routed.layer, ahead)]);
             }
         }
+    }
+
+    /// What a predictor said, after the latest router, of the layer so many layers ahead: a probability for each expert.
+    /// Empty where it says nothing, or has no such name.
+    pub fn prediction(&self, name: &str, ahead: usize) -> &[f32] {
+        let from = self.progress.ahead(ahead, self.shape.layers).map(|layer| pair(layer - ahead, ahead));
+        let entry = self.entries.iter().find(|entry| entry.name == name);
+        from.zip(entry).map_or(&[], |(from, entry)| &entry.predictions[from])
     }
 
     /// Counts from 0 again; what was learnt stays.
     pub fn clear_scores(&mut self) {
         self.entries.iter_mut().for_each(|entry| entry.scores = Default::default());
+    }
+
+    /// Every predictor's name, with its scores one and two layers ahead, in the order in which they were entered.
+    pub fn scores(&self) -> impl Iterator<Item = (&str, &[RoutingScore; LAYERS_AHEAD])> {
+        self.entries.iter().map(|entry| (&*entry.name, &entry.scores))
     }
 
     /// A predictor's score so many layers ahead; none for other distances than 1 and 2, or an unknown name.

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use smoke_predict::experts::{
-    ExpertForecast, ExpertPredictor, ExpertShape, LAYERS_AHEAD, LearnedExperts, LearnedShape, PopularExperts,
-    PreviousToken, Routed, RouterLookahead, Scoreboard, Transitions,
+    ExpertAdviser, ExpertForecast, ExpertPredictor, ExpertShape, LAYERS_AHEAD, LearnedExperts, LearnedShape,
+    PopularExperts, PreviousToken, Routed, RouterLookahead, Scoreboard, Transitions,
 };
 use smoke_predict::{Access, AccessPredictor, ExpectedUse, Forecast, RoutedUnit, Step, UnitId, conformance};
 
@@ -56,6 +56,15 @@ fn popularity_follows_a_change_of_habits() {
         assert_eq!(likeliest(&predictor, 1), chosen.map(|expert| expert as usize));
     }
     assert!(predicted(&predictor, 1)[4] > 0.9);
+}
+
+#[test]
+fn popularity_begins_with_what_an_earlier_run_counted() {
+    let rates = [(1, 4, 0.9), (1, 2, 0.8), (2, 0, 0.7), (9, 0, 1.0), (1, 6, 1.0), (1, 3, f32::INFINITY)];
+    let mut predictor = PopularExperts::new(SHAPE).with_rates(rates);
+    choose(&mut predictor, 0, &[0, 1]);
+    assert_eq!(likeliest(&predictor, 1), [2, 4]);
+    assert!((predicted(&predictor, 2)[0] - 0.7).abs() < 1e-6);
 }
 
 #[test]
@@ -281,4 +290,40 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_adviser_names_the_likeliest_units_and_keeps_the_score_beside_the_baselines() {
+    let units: Vec<Vec<UnitId>> =
+        (0..4).map(|layer| (0..6).map(|expert| UnitId(10 * layer + expert)).collect()).collect();
+    let mut adviser = ExpertAdviser::new(SHAPE, units, "learned", learned());
+    let mut lookahead = RouterLookahead::new(SHAPE);
+    let scores = [0.3, -1.0, 2.0, 0.0, 5.0, 1.0];
+    let routed = Routed { layer: 1, chosen: &[3, 4], lookahead: &[&scores], ..Routed::default() };
+    // What has learnt nothing is the lookahead.
+    lookahead.observe(&routed);
+    let probabilities = predicted(&lookahead, 1);
+    let hints = adviser.observe(&routed);
+    // Of the next layer the four best; of the one after it no scores are told, so that all are alike.
+    let named: Vec<u32> = hints.iter().map(|hint| hint.unit.0).collect();
+    assert_eq!(named, [24, 22, 25, 20, 30, 31, 32, 33]);
+    assert_eq!(hints.iter().map(|hint| hint.distance).collect::<Vec<_>>(), [1, 1, 1, 1, 2, 2, 2, 2]);
+    for hint in &hints[..4] {
+        assert!((hint.probability - probabilities[hint.unit.0 as usize - 20]).abs() < 1e-6, "{hint:?}");
+    }
+    adviser.observe(&Routed { layer: 2, chosen: &[4, 0], ..Routed::default() });
+    let scores: Vec<_> =
+        adviser.scores().map(|(name, [next, after])| (name, next.slot_recall(), after.routings())).collect();
+    assert_eq!(scores[..2], [("learned", 0.5, 0), ("lookahead", 0.5, 0)]);
+    assert_eq!(scores[2..].iter().map(|score| score.0).collect::<Vec<_>>(), ["popular", "previous"]);
+    adviser.clear_scores();
+    assert!(adviser.scores().all(|(_, [next, _])| next.routings() == 0));
+}
+
+#[test]
+fn what_is_said_of_a_layer_that_does_not_exist_is_passed_over() {
+    let mut adviser = ExpertAdviser::new(SHAPE, Vec::new(), "lookahead", RouterLookahead::new(SHAPE));
+    assert!(adviser.observe(&Routed { layer: 4, chosen: &[1], ..Routed::default() }).is_empty());
+    assert!(adviser.observe(&Routed { layer: 0, chosen: &[1], ..Routed::default() }).is_empty(), "no units are known");
+    assert_eq!(adviser.scores().count(), 3);
 }

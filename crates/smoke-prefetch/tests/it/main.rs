@@ -8,3 +8,4 @@ mod loader;
 mod model;
 mod reads;
 mod streamer;
+mod warm;

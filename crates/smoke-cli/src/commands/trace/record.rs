@@ -1,16 +1,29 @@
 //! `smoke trace record`
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 
 use serde_json::json;
 use smoke_replay::{Recorder, TraceWriter};
-use smoke_runtime::ByteSize;
+use smoke_runtime::core::UnitId;
 use smoke_runtime::prefetch::Observed;
+use smoke_runtime::{ByteSize, Plan, Runtime};
 
 use super::super::{Result, open, run};
 use crate::arguments::RecordArguments;
 use crate::report::spinner;
+
+/// What is read ahead, and cannot stay: nothing where all weights that every token uses stay, and only experts are read.
+fn read_ahead_bytes(runtime: &Runtime, plan: &Plan) -> u64 {
+    let units = runtime.units();
+    let every_token: HashSet<UnitId> = runtime.schedule().cycle.iter().copied().collect();
+    let every_token_bytes: u64 = every_token.iter().map(|unit| units[unit.index()].bytes).sum();
+    if plan.routed_bytes > 0 && plan.pinned_bytes >= every_token_bytes {
+        return 0;
+    }
+    plan.streaming_bytes.saturating_sub(plan.largest_unit_bytes)
+}
 
 /// Runs a model and records what it uses.
 pub(crate) fn record(arguments: &RecordArguments) -> Result {
@@ -18,8 +31,7 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result {
     if let Some(threads) = run.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
-    let runtime =
-        open(&run.model, &run.memory, |builder| builder.policy_name(&run.policy).speculation(run.speculation))?;
+    let runtime = open(&run.model, &run.memory, |builder| run::choose(builder, run))?;
     let streamer = runtime.weights().streamer();
     let path = arguments.out.display();
     let file = File::create(&arguments.out).map_err(|error| format!("{path} cannot be written: {error}"))?;
@@ -33,9 +45,7 @@ pub(crate) fn record(arguments: &RecordArguments) -> Result {
         _ => {}
     });
     let plan = generation.plan();
-    // What is read ahead cannot stay.
-    let read_ahead_bytes = plan.streaming_bytes.saturating_sub(plan.largest_unit_bytes);
-    let weight_bytes = plan.weight_capacity_bytes().saturating_sub(read_ahead_bytes);
+    let weight_bytes = plan.weight_capacity_bytes().saturating_sub(read_ahead_bytes(&runtime, plan));
     let recording = spinner("recording");
     let mut tokens = 0_u64;
     // The first pass computes the prompt, each later one a token.

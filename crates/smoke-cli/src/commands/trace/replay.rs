@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 use smoke_replay::chart::{COLOURS, Chart, Scale, Series, Style};
-use smoke_replay::{Comparison, Laboratory, Trace};
+use smoke_replay::{Comparison, Laboratory, Trace, predictors};
 use smoke_runtime::{ByteSize, POLICY_NAMES};
 
 use super::super::Result;
@@ -17,44 +17,39 @@ const CURVE_POINTS: usize = 24;
 /// Replays a recording with each policy.
 pub(crate) fn replay(arguments: &ReplayArguments) -> Result {
     let trace = Trace::open(&arguments.trace)?;
-    let mut laboratory = Laboratory::new(&trace);
-    laboratory.named_predictor(&arguments.predictor)?;
-    let is_all = arguments.policy.iter().any(|name| name == ALL);
-    let chosen = arguments.policy.iter().map(String::as_str);
-    let names: Vec<&str> = if is_all { POLICY_NAMES.to_vec() } else { chosen.collect() };
-    for name in names {
-        laboratory.named_policy(name)?;
-    }
-    let replaying = spinner("replaying");
-    let at = |bytes: &u64| laboratory.at(*bytes);
+    let policies = names(&arguments.policy, POLICY_NAMES);
+    let predictors = names(&arguments.predictor, predictors::NAMES);
     let asked: Vec<u64> = arguments.memory.iter().map(|size| size.bytes()).collect();
-    let comparisons = asked.iter().map(at).collect::<std::result::Result<Vec<_>, _>>()?;
-    if let Some(path) = &arguments.svg {
-        let curve = laboratory.budgets(CURVE_POINTS);
-        let mut curve = curve.iter().map(at).collect::<std::result::Result<Vec<_>, _>>()?;
-        curve.extend(comparisons.iter().cloned());
-        std::fs::write(path, picture(&trace, &curve))
-            .map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+    let replaying = spinner("replaying");
+    let mut replays = Vec::new();
+    for predictor in predictors {
+        let mut laboratory = Laboratory::new(&trace);
+        laboratory.named_predictor(predictor)?;
+        for policy in &policies {
+            laboratory.named_policy(policy)?;
+        }
+        let at = |bytes: &u64| laboratory.at(*bytes);
+        let comparisons = asked.iter().map(at).collect::<std::result::Result<Vec<_>, _>>()?;
+        // The first predictor's is drawn.
+        if let Some(path) = arguments.svg.as_ref().filter(|_| replays.is_empty()) {
+            let curve = laboratory.budgets(CURVE_POINTS);
+            let mut curve = curve.iter().map(at).collect::<std::result::Result<Vec<_>, _>>()?;
+            curve.extend(comparisons.iter().cloned());
+            std::fs::write(path, picture(&trace, &curve))
+                .map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+        }
+        replays.push(Replay { predictor, comparisons });
     }
     replaying.finish_and_clear();
     let mut out = std::io::stdout().lock();
     if arguments.json {
-        let comparisons = comparisons.iter().map(|comparison| comparison_json(&trace, comparison));
-        writeln!(
-            out,
-            "{}",
-            json!({
-                "model": trace.model(),
-                "tokens": trace.tokens(),
-                "predictor": arguments.predictor,
-                "total_bytes": trace.total_bytes(),
-                "cliff_bytes": trace.cliff_bytes(),
-                "budgets": comparisons.collect::<Vec<_>>(),
-            })
-        )?;
+        writeln!(out, "{}", replays_json(&trace, &replays))?;
+    } else if let [replay] = &replays[..] {
+        table(&mut out, &trace, replay)?;
     } else {
-        table(&mut out, &trace, &arguments.predictor, &comparisons)?;
+        tables(&mut out, &trace, &asked, &replays)?;
     }
+    let comparisons = replays.first().map_or(&[][..], |replay| &replay.comparisons);
     if !trace.is_complete() {
         eprintln!("note: the recording was not ended: this is what was written before");
     }
@@ -69,20 +64,61 @@ pub(crate) fn replay(arguments: &ReplayArguments) -> Result {
     Ok(())
 }
 
-fn table(out: &mut impl Write, trace: &Trace, predictor: &str, comparisons: &[Comparison]) -> std::io::Result<()> {
-    writeln!(
-        out,
-        "{}: {} units of {}, {} tokens, {} uses of {}; predictor {predictor}",
+/// What all policies did with one predictor, budget by budget.
+struct Replay<'a> {
+    predictor: &'a str,
+    comparisons: Vec<Comparison>,
+}
+
+/// The names that were chosen, or all.
+fn names<'a>(chosen: &'a [String], all: &[&'a str]) -> Vec<&'a str> {
+    if chosen.iter().any(|name| name == ALL) { all.to_vec() } else { chosen.iter().map(String::as_str).collect() }
+}
+
+fn heading(trace: &Trace) -> String {
+    format!(
+        "{}: {} units of {}, {} tokens, {} uses of {}",
         trace.model(),
         trace.units().len(),
         ByteSize(trace.total_bytes()),
         trace.tokens(),
         trace.accesses().len(),
         ByteSize(trace.accessed_bytes())
-    )?;
+    )
+}
+
+fn memory(trace: &Trace, budget_bytes: u64) -> String {
+    let share = budget_bytes as f64 / trace.total_bytes().max(1) as f64;
+    format!("memory {}, {} of all units", ByteSize(budget_bytes), percent(share))
+}
+
+/// Bytes that hit, for each policy and predictor.
+fn tables(out: &mut impl Write, trace: &Trace, asked: &[u64], replays: &[Replay<'_>]) -> std::io::Result<()> {
+    writeln!(out, "{}; byte hits by predictor", heading(trace))?;
+    for (place, &budget_bytes) in asked.iter().enumerate() {
+        writeln!(out, "\n{}", memory(trace, budget_bytes))?;
+        write!(out, "{:<16}", "policy")?;
+        replays.iter().try_for_each(|replay| write!(out, "{:>13}", replay.predictor))?;
+        writeln!(out)?;
+        let at: Vec<&Comparison> = replays.iter().map(|replay| &replay.comparisons[place]).collect();
+        let Some(first) = at.first() else { continue };
+        let name = if first.is_min_exact { "MIN" } else { "MIN, at most" };
+        writeln!(out, "{name:<16}{:>13}", percent(first.min.byte_hit_rate()))?;
+        for (row, (policy, _)) in first.outcomes.iter().enumerate() {
+            write!(out, "{policy:<16}")?;
+            at.iter().try_for_each(|comparison| {
+                write!(out, "{:>13}", percent(comparison.outcomes[row].1.byte_hit_rate()))
+            })?;
+            writeln!(out)?;
+        }
+    }
+    Ok(())
+}
+
+fn table(out: &mut impl Write, trace: &Trace, Replay { predictor, comparisons }: &Replay<'_>) -> std::io::Result<()> {
+    writeln!(out, "{}; predictor {predictor}", heading(trace))?;
     for comparison in comparisons {
-        let share = comparison.budget_bytes as f64 / trace.total_bytes().max(1) as f64;
-        writeln!(out, "\nmemory {}, {} of all units", ByteSize(comparison.budget_bytes), percent(share))?;
+        writeln!(out, "\n{}", memory(trace, comparison.budget_bytes))?;
         writeln!(
             out,
             "{:<16}{:>10}{:>13}{:>11}{:>16}",
@@ -108,6 +144,23 @@ fn table(out: &mut impl Write, trace: &Trace, predictor: &str, comparisons: &[Co
         }
     }
     Ok(())
+}
+
+/// One predictor's replay as one object; of several, each with its name and budgets.
+fn replays_json(trace: &Trace, replays: &[Replay<'_>]) -> Value {
+    let one = |Replay { predictor, comparisons }: &Replay<'_>| {
+        let budgets: Vec<Value> = comparisons.iter().map(|comparison| comparison_json(trace, comparison)).collect();
+        json!({ "predictor": predictor, "budgets": budgets })
+    };
+    let mut value = match replays {
+        [replay] => one(replay),
+        _ => json!({ "replays": replays.iter().map(one).collect::<Vec<_>>() }),
+    };
+    value["model"] = json!(trace.model());
+    value["tokens"] = json!(trace.tokens());
+    value["total_bytes"] = json!(trace.total_bytes());
+    value["cliff_bytes"] = json!(trace.cliff_bytes());
+    value
 }
 
 fn comparison_json(trace: &Trace, comparison: &Comparison) -> Value {
