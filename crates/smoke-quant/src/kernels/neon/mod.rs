@@ -5,8 +5,20 @@
 //! arrays of the right size.
 //!
 //! Decoding is left to the compiler, which makes NEON of the loops in [`blocks`](crate::blocks). Products are in floats:
-//! without the dot product of the Armv8.2 extension, which the compiler does not offer yet, three multiplications of bytes
-//! take as many instructions as conversion and one multiplication of floats.
+//! without the dot product of Armv8.2, for which stable Rust has no intrinsics (as of 1.95), multiplying three bytes of an
+//! element takes as many instructions as a conversion and a multiplication of floats does.
+//!
+//! Nobody has measured these kernels; what is known is how many instructions the compiler makes (rustc 1.95, release). For
+//! 32 weights and one token:
+//!
+//! | | all | loads | unpacking | conversions | multiplications |
+//! |---|---|---|---|---|---|
+//! | `Q8_0` | 43 | 7 | 12 | 9 | 10 |
+//! | `Q4_0` | 42 | 7 | 9 | 9 | 12 |
+//! | `Q4_K` (an eighth of a block) | 38 | 5.9 | 9.8 | 8.8 | 10.8 |
+//! | `F16` | 29 | 8 | | 8 | 8 |
+//!
+//! The rest are addresses, loop counters and, in blocks of 256, the scales. A load is often one of two registers.
 
 mod block256;
 mod block32;
