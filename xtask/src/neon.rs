@@ -16,8 +16,8 @@ const PACKAGES: [&str; 3] = ["qemu-user-static", "gcc-aarch64-linux-gnu", "libc6
 /// The emulated processor: one of the first generation, which has nothing but NEON.
 const PROCESSOR: &str = "cortex-a53";
 
-/// Random cases of a property test: a fourth of what is usual, since emulated code is slow.
-const CASES: &str = "64";
+/// Random cases of a property test: an eighth of what is usual, since emulated code is slow.
+const CASES: &str = "32";
 
 /// Obtains what [`check`] needs, or says what cannot be had.
 pub(crate) fn ensure() -> Result<()> {
