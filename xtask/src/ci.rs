@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::run::{FEATURES, cargo, metadata, output, run};
-use crate::{agnostic, examples, fuzz, test};
+use crate::{agnostic, examples, fuzz, neon, test};
 
 /// One of the checks that CI makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -28,6 +28,8 @@ pub(crate) enum Stage {
     Fuzz,
     /// What needs CUDA to build is type-checked.
     Cuda,
+    /// The kernels for NEON pass their tests in an emulator; skipped where that cannot be had.
+    Neon,
     /// Every example runs.
     Examples,
     /// All tests.
@@ -38,7 +40,15 @@ pub(crate) enum Stage {
 struct Outcome {
     stage: Stage,
     took: Duration,
-    result: Result<()>,
+    result: Result<Done>,
+}
+
+/// What a stage did that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Passed,
+    /// The machine lacks what the stage needs, and it was said what.
+    Skipped,
 }
 
 /// Runs the stages, all of them if none is named, and prints how long each took. A stage that fails does not stop the
@@ -67,7 +77,17 @@ impl Stage {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    fn run(self) -> Result<()> {
+    fn run(self) -> Result<Done> {
+        if self == Self::Neon
+            && let Err(error) = neon::ensure()
+        {
+            eprintln!("SKIPPED, the kernels for NEON are neither checked nor tested: {error:#}");
+            return Ok(Done::Skipped);
+        }
+        self.check().map(|()| Done::Passed)
+    }
+
+    fn check(self) -> Result<()> {
         match self {
             Self::Fmt => {
                 run(&mut cargo(["fmt", "--all", "--check"]))?;
@@ -93,6 +113,7 @@ impl Stage {
                 let features = ["--features", "smoke-burn/cuda,smoke-cli/cuda"];
                 run(cargo(check).args(features).env("DOCS_RS", "1"))
             }
+            Self::Neon => neon::check(),
             Self::Examples => examples::run_all(),
             Self::Test => test::test(&[]),
         }
@@ -122,11 +143,16 @@ fn msrv() -> Result<()> {
 
 fn table(outcomes: &[Outcome]) -> String {
     let row = |name: &str, took: Duration, result: &str| {
-        format!("| {name:<8} | {:>7.1} s | {result:<6} |\n", took.as_secs_f64())
+        format!("| {name:<8} | {:>7.1} s | {result:<7} |\n", took.as_secs_f64())
     };
-    let mut table = String::from("| stage    | wall time | result |\n|----------|----------:|--------|\n");
+    let mut table = String::from("| stage    | wall time | result  |\n|----------|----------:|---------|\n");
     for outcome in outcomes {
-        table += &row(&outcome.stage.name(), outcome.took, if outcome.result.is_ok() { "passed" } else { "FAILED" });
+        let result = match outcome.result {
+            Ok(Done::Passed) => "passed",
+            Ok(Done::Skipped) => "SKIPPED",
+            Err(_) => "FAILED",
+        };
+        table += &row(&outcome.stage.name(), outcome.took, result);
     }
     table + &row("all", outcomes.iter().map(|outcome| outcome.took).sum(), "")
 }
@@ -138,15 +164,17 @@ mod tests {
     #[test]
     fn the_table_shows_every_stage_and_the_sum() {
         let seconds = Duration::from_secs;
-        let passed = Outcome { stage: Stage::Fmt, took: seconds(2), result: Ok(()) };
+        let passed = Outcome { stage: Stage::Fmt, took: seconds(2), result: Ok(Done::Passed) };
+        let skipped = Outcome { stage: Stage::Neon, took: seconds(1), result: Ok(Done::Skipped) };
         let failed = Outcome { stage: Stage::Agnostic, took: seconds(40), result: Err(anyhow::anyhow!("burn")) };
-        let table = table(&[passed, failed]);
+        let table = table(&[passed, skipped, failed]);
         assert_eq!(
             table.lines().skip(2).collect::<Vec<_>>(),
             [
-                "| fmt      |     2.0 s | passed |",
-                "| agnostic |    40.0 s | FAILED |",
-                "| all      |    42.0 s |        |"
+                "| fmt      |     2.0 s | passed  |",
+                "| neon     |     1.0 s | SKIPPED |",
+                "| agnostic |    40.0 s | FAILED  |",
+                "| all      |    43.0 s |         |"
             ]
         );
     }

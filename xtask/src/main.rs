@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod agnostic;
+mod apt;
 mod bench;
 mod ci;
 mod demo;
 mod examples;
 mod fuzz;
 mod model;
+mod neon;
 mod python;
 mod run;
 mod test;

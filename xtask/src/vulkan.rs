@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{output, run, succeeds};
+use crate::apt;
 
 const PACKAGES: [&str; 2] = ["libvulkan1", "mesa-vulkan-drivers"];
 
@@ -15,24 +15,7 @@ pub(crate) fn ensure() -> Result<()> {
     if !cfg!(target_os = "linux") || present() {
         return Ok(());
     }
-    let command = format!("apt-get install --no-install-recommends {}", PACKAGES.join(" "));
-    if !succeeds(Command::new("apt-get").arg("--version")) {
-        bail!("the tests need Vulkan: install its loader and a driver (Mesa's lavapipe needs no GPU)");
-    }
-    if output(Command::new("id").arg("-u"))?.trim() != "0" {
-        bail!("the tests need Vulkan; install it with `sudo {command}`");
-    }
-    let apt = || {
-        let mut apt = Command::new("apt-get");
-        apt.args(["-qq", "-o", "Dpkg::Use-Pty=0"]).env("DEBIAN_FRONTEND", "noninteractive");
-        apt.stdin(Stdio::null()).stdout(Stdio::null());
-        apt
-    };
-    let install = || -> Result<()> {
-        run(apt().arg("update"))?;
-        run(apt().args(["install", "--yes", "--no-install-recommends"]).args(PACKAGES))
-    };
-    install().with_context(|| format!("the tests need Vulkan, and `{command}` failed"))?;
+    apt::install(&PACKAGES).context("the tests need Vulkan: its loader and a driver (Mesa's lavapipe needs no GPU)")?;
     if !present() {
         bail!("no Vulkan, though {} are installed", PACKAGES.join(" and "));
     }

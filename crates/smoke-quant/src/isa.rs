@@ -7,9 +7,10 @@ use crate::kernels::{Kernels, Scalar};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isa {
-    /// No particular instructions: portable code that the compiler vectorises as far as the target allows. All there is on
-    /// aarch64, where every target has NEON and the compiler uses it.
+    /// No particular instructions: portable code that the compiler vectorises as far as the target allows.
     Scalar,
+    /// aarch64 with NEON: practically every such processor.
+    Neon,
     /// x86-64 with AVX2, FMA and F16C: every such processor since 2015.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI besides: Intel's since Ice Lake (servers: Cascade Lake), AMD's since
@@ -34,6 +35,10 @@ impl Isa {
                 return &[Self::Scalar, Self::Avx2];
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if crate::kernels::Neon::detect().is_some() {
+            return &[Self::Scalar, Self::Neon];
+        }
         &[Self::Scalar]
     }
 
@@ -44,6 +49,13 @@ impl Isa {
     pub(crate) fn kernels(self) -> &'static dyn Kernels {
         match self {
             Self::Scalar => &Scalar,
+            Self::Neon => {
+                #[cfg(target_arch = "aarch64")]
+                if let Some(kernels) = crate::kernels::Neon::detect() {
+                    return kernels;
+                }
+                panic!("this machine has no NEON: ask Isa::available()");
+            }
             Self::Avx2 => {
                 #[cfg(target_arch = "x86_64")]
                 if let Some(kernels) = crate::kernels::Avx2::detect() {

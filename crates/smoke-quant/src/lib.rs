@@ -21,9 +21,9 @@
 //! | 2 | | `Q2_K` |
 //!
 //! and the plain floats `F64`, `F32`, `F16`, `BF16`. `I8_1` is this project's own, the others are what GGUF files have.
-//! There are kernels for AVX-512 and AVX2, but none for `Q2_K`, `Q3_K` and the `IQ…` encodings, whose blocks are decoded
-//! by portable code. Other processors run portable code: on aarch64 the compiler makes NEON
-//! instructions of its loops, which nobody has measured yet.
+//! There are kernels for AVX-512, AVX2 and NEON, but none for `Q2_K`, `Q3_K` and the `IQ…` encodings, whose blocks are
+//! decoded by portable code. Other processors run portable code. The kernels for NEON are tested in an emulator; nobody
+//! has measured them yet.
 //!
 //! It is not a quantiser (nothing here searches for good scales), knows no file format (see `smoke-storage`) and no
 //! tensor framework (see `smoke-burn`).

@@ -31,7 +31,7 @@ static ALLOCATOR: Counting = Counting;
 /// One test only: another beside it would allocate as it likes.
 #[test]
 fn products_allocate_nothing_after_the_first() {
-    const ROWS: usize = 512;
+    const ROWS: usize = 128;
     const COLUMNS: usize = 1024;
     const TOKENS: [usize; 4] = [1, 2, 7, 64];
     let x = vec![0.25; 64 * COLUMNS];

@@ -30,8 +30,6 @@ pub(super) const FEW: usize = 8;
 pub(super) const PANEL_GROUPS: usize = 16;
 /// Words of a group of a token: see [`IntegerKernels::quantize`].
 pub(super) const TOKEN_WORDS: usize = 32;
-/// The largest magnitude of an element: with some room for rounding, its high byte is at most 127.
-pub(super) const LARGEST: f32 = 8_355_000.0;
 
 /// How the weights of an encoding are made of unsigned codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,11 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod groups;
 mod integer;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod panels;
 mod scalar;
 
@@ -24,6 +28,8 @@ pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
 pub(crate) use integer::{IntegerKernels, Quantized, product as integer_product};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 pub(crate) use panels::{Shape, product, transposed};
 pub(crate) use scalar::Scalar;
 

@@ -115,7 +115,8 @@ fn check_transposed(case: &Case, isa: Isa) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    // Twice as many as usual; PROPTEST_CASES says what is usual.
+    #![proptest_config(ProptestConfig { cases: 2 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     #[test]
     fn products_are_those_of_the_decoded_weights(case in any_case()) {

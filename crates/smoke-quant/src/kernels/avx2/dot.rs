@@ -1,49 +1,21 @@
-//! Products of packed rows with one token.
-//!
-//! Making a float of a code costs more than multiplying by it, so it is made as cheap as it can be. A group's 32 codes are
-//! eight lanes of four bytes; byte k of all lanes is taken by one mask, which leaves the codes times 256^k, and
-//! that is a float by one conversion. The token is arranged beforehand to meet them in this order, with the powers of 256
-//! taken out of it (exactly, being powers of two).
+//! Products of packed rows with one token, in the order of [`groups`].
 
 use std::arch::x86_64::*;
 
-use super::groups::{ELEMENTS, Group, for_each_group};
+use smoke_core::Encoding;
+
+use super::groups::Group;
 use super::register::{load_floats, prefetch_after, sum};
 use crate::blocks::part;
-
-/// Floats that a group of a token takes when arranged: elements 4i + k, for k = 0 to 3, in lanes i = 0 to 7, then sums of
-/// elements: those of each lane, or, where a block has [`SHARED_GROUPS`] groups with biases, in the first group of the
-/// block those of each group.
-pub(super) const ARRANGED: usize = ELEMENTS + 8;
-
-/// As many groups as a register has lanes: the biases of all of them are then added at once.
-const SHARED_GROUPS: usize = 8;
+use crate::kernels::groups::{self, ARRANGED, ELEMENTS, for_each_group};
 
 /// Blocks of one group that are taken at once, for the sake of loop counters and prefetches.
 const BLOCKS: usize = 4;
 
-/// What byte k of a lane is left multiplied by. The last one does not reach the sign: codes have six bits at most.
-const POWERS: [f32; 4] = [1.0, 256.0, 65_536.0, 16_777_216.0];
-
-/// Arranges a token for [`dot_rows`]. With `totals` the sums are those that groups with a shared bias want.
+/// Arranges a token for [`dot_rows`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn arrange(x: &[f32], totals: bool, arranged: &mut [f32]) {
-    for (x, arranged) in x.as_chunks::<ELEMENTS>().0.iter().zip(arranged.as_chunks_mut::<ARRANGED>().0) {
-        let mut sums = [0.0; 8];
-        for k in 0..4 {
-            for i in 0..8 {
-                arranged[8 * k + i] = x[4 * i + k] / POWERS[k];
-                sums[i] += x[4 * i + k];
-            }
-        }
-        arranged[ELEMENTS..].copy_from_slice(&sums);
-    }
-    if totals {
-        for block in arranged.as_chunks_mut::<ARRANGED>().0.as_chunks_mut::<SHARED_GROUPS>().0 {
-            let sums: [f32; SHARED_GROUPS] = std::array::from_fn(|g| block[g][ELEMENTS..].iter().sum());
-            block[0][ELEMENTS..].copy_from_slice(&sums);
-        }
-    }
+pub(super) fn arrange(encoding: Encoding, x: &[f32], arranged: &mut [f32]) {
+    groups::arrange(encoding, x, arranged);
 }
 
 /// The products of the rows in `bytes`, of which there are as many as elements in `y`, with an arranged token.
@@ -87,6 +59,7 @@ pub(super) fn dot_rows<const BYTES: usize, const GROUPS: usize, const OFFSET: i3
     }
 }
 
+/// The conversion is one of signed numbers, but byte 3 does not reach the sign: codes have six bits at most.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_group<const OFFSET: i32, const MASK: i32>(scaled: __m256, group: Group, x: &[f32; ARRANGED]) -> __m256 {
@@ -101,20 +74,4 @@ fn add_group<const OFFSET: i32, const MASK: i32>(scaled: __m256, group: Group, x
     dot = _mm256_fmadd_ps(byte(2), load_floats(&x[2]), dot);
     dot = _mm256_fmadd_ps(byte(3), load_floats(&x[3]), dot);
     _mm256_fmadd_ps(group.scale, dot, scaled)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_arranged_token_keeps_every_element() {
-        let Some(_) = super::super::Avx2::detect() else { return };
-        let x: Vec<f32> = (0..64).map(|i| i as f32).collect();
-        let mut arranged = vec![0.0; 2 * ARRANGED];
-        // SAFETY: the machine has the instructions, as was just asked.
-        unsafe { arrange(&x, false, &mut arranged) };
-        assert_eq!(arranged[ARRANGED + 8 * 2 + 3], (32 + 4 * 3 + 2) as f32 / 65_536.0);
-        assert_eq!(arranged[ELEMENTS + 1], (4 + 5 + 6 + 7) as f32);
-    }
 }

@@ -1,14 +1,10 @@
-//! What the encodings with unsigned codes have in common: 32 codes of one byte in a register, and what makes weights of
-//! them. An encoding says how to get these from its bytes; products and decoding follow.
+//! Groups in registers: 32 codes of one byte, and what makes weights of them. An encoding says how to get these from its
+//! bytes; products and decoding follow.
 
 use std::arch::x86_64::*;
 
-use smoke_core::Encoding;
-
 use super::register::store_floats;
-
-/// Elements of a group.
-pub(super) const ELEMENTS: usize = 32;
+use crate::kernels::groups::{ELEMENTS, for_each_group};
 
 /// The weights of 32 elements: `scale * (code - OFFSET)`, or `scale * code + bias` where the encoding has no offset.
 #[derive(Clone, Copy)]
@@ -20,67 +16,6 @@ pub(super) struct Group {
     /// What is added, in the same lanes. Not used with an offset.
     pub(super) bias: __m256,
 }
-
-/// Whether an encoding is made of groups. Codes of eight bits are not: see [`dot`](super::dot).
-pub(super) fn has_groups(encoding: Encoding) -> bool {
-    matches!(
-        encoding,
-        Encoding::Q4_0
-            | Encoding::Q4_1
-            | Encoding::Q5_0
-            | Encoding::Q5_1
-            | Encoding::Q4_K
-            | Encoding::Q5_K
-            | Encoding::Q6_K
-    )
-}
-
-/// Whether the biases of a block's groups come as the lanes of one register.
-pub(super) fn share_biases(encoding: Encoding) -> bool {
-    matches!(encoding, Encoding::Q4_K | Encoding::Q5_K)
-}
-
-/// Calls `$function` with the layout of `$encoding`: its groups per block, offset and the mask of a code as constants, then
-/// functions for what the groups of a block share (and, in a register, the biases: of the one group in all lanes, or of
-/// the eight groups in a lane each) and for one group. To be used in functions compiled for the instructions, so that the
-/// closures are too.
-macro_rules! with_groups {
-    ($encoding:expr, $($function:ident)::+($($argument:expr),*)) => {{
-        use $crate::kernels::avx2::{block32, block256};
-        match $encoding {
-            Encoding::Q4_0 => $($function)::+::<_, 1, 8, 0x0f, _>(|b| block32::scale(b), |b, h, _| block32::q4_0(b, *h), $($argument),*),
-            Encoding::Q4_1 => $($function)::+::<_, 1, 0, 0x0f, _>(|b| block32::scale_and_bias(b), |b, h, _| block32::q4_1(b, *h), $($argument),*),
-            Encoding::Q5_0 => $($function)::+::<_, 1, 16, 0x1f, _>(|b| block32::scale(b), |b, h, _| block32::q5_0(b, *h), $($argument),*),
-            Encoding::Q5_1 => $($function)::+::<_, 1, 0, 0x1f, _>(|b| block32::scale_and_bias(b), |b, h, _| block32::q5_1(b, *h), $($argument),*),
-            Encoding::Q4_K => $($function)::+::<_, 8, 0, 0x0f, _>(|b| block256::scales_and_biases(b), |b, h, g| block256::q4_k(b, h, g), $($argument),*),
-            Encoding::Q5_K => $($function)::+::<_, 8, 0, 0x1f, _>(|b| block256::scales_and_biases(b), |b, h, g| block256::q5_k(b, h, g), $($argument),*),
-            Encoding::Q6_K => $($function)::+::<_, 8, 32, 0x3f, _>(|b| block256::scales(b), |b, h, g| block256::q6_k(b, h, g), $($argument),*),
-            other => unreachable!("{other} has no groups"),
-        }
-    }};
-}
-pub(super) use with_groups;
-
-/// Runs the body for each of 1 or 8 groups, written out: shifts and addresses become constants.
-macro_rules! for_each_group {
-    ($groups:expr, $g:ident, $body:block) => {
-        for_each_group!(@one $g, $body, 0);
-        if $groups == 8 {
-            for_each_group!(@one $g, $body, 1);
-            for_each_group!(@one $g, $body, 2);
-            for_each_group!(@one $g, $body, 3);
-            for_each_group!(@one $g, $body, 4);
-            for_each_group!(@one $g, $body, 5);
-            for_each_group!(@one $g, $body, 6);
-            for_each_group!(@one $g, $body, 7);
-        }
-    };
-    (@one $g:ident, $body:block, $number:literal) => {{
-        let $g: usize = $number;
-        $body
-    }};
-}
-pub(super) use for_each_group;
 
 /// Decodes blocks.
 #[inline]

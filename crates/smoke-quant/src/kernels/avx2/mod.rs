@@ -21,6 +21,7 @@ use std::ops::Range;
 use smoke_core::Encoding;
 
 use super::Kernels;
+use super::groups::{ARRANGED, ELEMENTS, has_groups, with_groups};
 use super::scalar::{decode_blocks, dot_row};
 use crate::blocks::{self, with_block};
 use crate::output::Piece;
@@ -47,14 +48,14 @@ impl Kernels for Avx2 {
     }
 
     fn arranged_len(&self, encoding: Encoding, columns: usize) -> usize {
-        if groups::has_groups(encoding) { columns / groups::ELEMENTS * dot::ARRANGED } else { 0 }
+        if has_groups(encoding) { columns / ELEMENTS * ARRANGED } else { 0 }
     }
 
     fn arrange(&self, encoding: Encoding, x: &[f32], columns: usize, arranged: &mut [f32]) {
         let len = self.arranged_len(encoding, columns);
         for (x, arranged) in x.chunks_exact(columns).zip(arranged.chunks_exact_mut(len)) {
             // SAFETY: `self` proves that the machine has the instructions that the function is compiled for.
-            unsafe { dot::arrange(x, groups::share_biases(encoding), arranged) }
+            unsafe { dot::arrange(encoding, x, arranged) }
         }
     }
 
@@ -114,7 +115,7 @@ fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
         Encoding::BF16 => decode_blocks(blocks::bf16, bytes, out),
         Encoding::Q8_0 => block32::decode_q8_0(bytes, out),
         Encoding::I8_1 => decode_blocks(blocks::i8_1, bytes, out),
-        _ if groups::has_groups(encoding) => groups::with_groups!(encoding, groups::decode(bytes, out)),
+        _ if has_groups(encoding) => with_groups!(avx2, encoding, groups::decode(bytes, out)),
         _ => with_block!(encoding, decode_blocks(bytes, out)),
     }
 }
@@ -125,7 +126,7 @@ fn dot_rows(encoding: Encoding, bytes: &[u8], x: &[f32], y: &mut [f32]) {
         Encoding::F64 | Encoding::F32 | Encoding::F16 | Encoding::BF16 => float::dot_rows(encoding, bytes, x, y),
         Encoding::Q8_0 => block32::dot_rows_q8_0(bytes, x, y),
         Encoding::I8_1 => block32::dot_rows_i8_1(bytes, x, y),
-        _ if groups::has_groups(encoding) => groups::with_groups!(encoding, dot::dot_rows(bytes, x, y)),
+        _ if has_groups(encoding) => with_groups!(avx2, encoding, dot::dot_rows(bytes, x, y)),
         // Encodings without kernels of their own: portable code, compiled for these instructions.
         _ => {
             for (row, y) in bytes.chunks_exact(bytes.len() / y.len()).zip(y) {

@@ -4,7 +4,10 @@ use std::arch::x86_64::*;
 
 use super::register::{load_floats, store_quarter};
 use super::tile::{CORRECTIONS, LOW_CORRECTIONS, SCALE, SCALED_SUM};
-use crate::kernels::integer::{GROUP, LARGEST, Layout, TOKEN_WORDS};
+use crate::kernels::integer::{GROUP, Layout, TOKEN_WORDS};
+
+/// The largest magnitude of an element: with some room for rounding, its high byte is at most 127.
+const LARGEST: f32 = 8_355_000.0;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn quantize(x: &[f32], layout: Layout, stride: usize, words: &mut [u32]) {
