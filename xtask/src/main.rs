@@ -15,6 +15,7 @@ mod model;
 mod python;
 mod run;
 mod test;
+mod torch;
 mod train_moe;
 mod vulkan;
 
