@@ -17,6 +17,7 @@ mod neon;
 mod python;
 mod run;
 mod test;
+mod torch;
 mod train_moe;
 mod vulkan;
 

@@ -61,6 +61,15 @@ impl MemoryGroup {
         fs::read_to_string(self.directory.join(name)).ok()?.trim().parse().ok()
     }
 
+    /// Whether the kernel has ended a process of the group since it wanted more memory than the limit.
+    pub(crate) fn has_killed(&self) -> bool {
+        let name = match self.version {
+            Version::One => "memory.oom_control",
+            Version::Two => "memory.events",
+        };
+        fs::read_to_string(self.directory.join(name)).is_ok_and(|text| kills(&text) > 0)
+    }
+
     fn write(&self, name: &str, value: u64) -> Result<()> {
         let path = self.directory.join(name);
         fs::write(&path, value.to_string()).with_context(|| format!("cannot set {}", path.display()))
@@ -72,6 +81,11 @@ impl Drop for MemoryGroup {
         // A group whose last process has just ended may be busy for a moment; one that stays is empty and does no harm.
         let _ = fs::remove_dir(&self.directory);
     }
+}
+
+/// The number that follows `oom_kill` in one of the kernel's lists.
+fn kills(text: &str) -> u64 {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Where a group may be made: beside this process's own for version 2, at the root of the hierarchy for version 1.
@@ -110,6 +124,13 @@ fn mount<'a>(mounts: &'a str, kind: &str, option: &str) -> Option<&'a Path> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kills_are_counted_in_both_versions() {
+        assert_eq!(kills("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"), 2);
+        assert_eq!(kills("low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n"), 1);
+        assert_eq!(kills("oom_kill_disable 1\nunder_oom 1\n"), 0);
+    }
 
     #[test]
     fn finds_the_hierarchy_that_limits_memory() {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::python::Environment;
 
 const PACKAGES: [&str; 2] = ["llama-cpp-python>=0.3", "numpy"];
-const SCRIPT: &str = include_str!("llama_cpp_decode.py");
+const SCRIPT: &str = include_str!("llama_cpp.py");
 
 /// An installed llama.cpp.
 #[derive(Debug)]

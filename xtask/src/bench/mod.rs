@@ -3,6 +3,7 @@
 //! Machines drift, so runs are interleaved, and a bound is computed from rates measured in the same run. No figure
 //! enters a document without the command that made it.
 
+mod accelerate;
 mod cgroup;
 mod cold;
 mod decode;
@@ -30,7 +31,7 @@ pub(crate) struct BenchArguments {
 enum What {
     /// Decode at 25, 50, 75 and 100 % of a model's bytes, policy beside policy.
     Policies(policies::Policies),
-    /// Decode under memory limits of the operating system, beside llama.cpp, with the physical bound.
+    /// Decode under memory limits of the operating system, beside llama.cpp and Accelerate, with the physical bound.
     Decode(decode::Decode),
     /// Decode a mixture of experts under memory limits, policies and speculation beside llama.cpp, with MIN's bytes.
     Moe(moe::Moe),

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::cold::{forget, run_cold};
+use super::cold::{Outcome, forget, run_cold};
 use super::decode::limit_name;
 use super::llama_cpp::LlamaCpp;
 use super::random_model::{self, RandomModel};
@@ -108,9 +108,9 @@ pub(crate) fn bench(arguments: &Moe) -> Result<()> {
                     "7",
                 ],
             );
-            let (value, peak) = run_cold(&model, limit_bytes, &mut command)?;
+            let Outcome { report, peak_bytes: peak } = run_cold(&model, limit_bytes, &mut command)?;
             ensure!(peak.is_none_or(|peak| peak <= limit_bytes), "the limit was passed: {peak:?}");
-            case.runs.push(value);
+            case.runs.push(report.with_context(|| format!("{} ran out of memory", case.way))?);
             Ok(())
         };
         for round in 1..=arguments.rounds {
@@ -125,7 +125,8 @@ pub(crate) fn bench(arguments: &Moe) -> Result<()> {
                 let drawn = cases.iter().flat_map(|case| &case.runs).map(|run| &run["tokens"]).next();
                 let drawn = drawn.and_then(Value::as_array).into_iter().flatten().map(Value::to_string);
                 command.args(["--forced-ids", &drawn.collect::<Vec<_>>().join(",")]);
-                llama_cpp_runs.push(run_cold(&model, limit_bytes, &mut command)?.0);
+                let report = run_cold(&model, limit_bytes, &mut command)?.report;
+                llama_cpp_runs.push(report.context("llama.cpp ran out of memory")?);
             }
             cases.iter_mut().rev().try_for_each(run)?;
         }

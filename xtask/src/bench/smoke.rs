@@ -52,12 +52,14 @@ pub(crate) fn number(value: &Value, key: &str) -> Result<f64> {
     value[key].as_f64().with_context(|| format!("no number `{key}` in {value}"))
 }
 
-/// Smallest, median and largest.
+/// Smallest, median and largest. Of an even number the median is the mean of the two in the middle.
 pub(crate) fn spread(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
-    let at =
-        |share: f64| values.get(((values.len() as f64 - 1.0) * share).round() as usize).copied().unwrap_or(f64::NAN);
-    [at(0.0), at(0.5), at(1.0)]
+    let (Some(&smallest), Some(&largest)) = (values.first(), values.last()) else { return [f64::NAN; 3] };
+    let middle = values.len() / 2;
+    let median =
+        if values.len().is_multiple_of(2) { values[middle - 1].midpoint(values[middle]) } else { values[middle] };
+    [smallest, median, largest]
 }
 
 #[cfg(test)]
@@ -68,6 +70,8 @@ mod tests {
     fn the_spread_is_smallest_median_largest() {
         assert_eq!(spread(vec![5.0, 1.0, 3.0]), [1.0, 3.0, 5.0]);
         assert_eq!(spread(vec![2.0]), [2.0; 3]);
+        assert_eq!(spread(vec![4.0, 1.0]), [1.0, 2.5, 4.0]);
+        assert_eq!(spread(vec![4.0, 1.0, 9.0, 3.0]), [1.0, 3.5, 9.0]);
         assert!(spread(Vec::new())[1].is_nan());
     }
 }

@@ -5,17 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
 use crate::python::Environment;
-use crate::run::{output, run};
-
-/// Versions are fixed, since the model should be the same wherever it is trained.
-const TORCH: &str = "torch==2.9.1";
-const PACKAGES: [&str; 3] = ["transformers==4.57.3", "tokenizers==0.22.2", "numpy==2.3.5"];
-/// What PyTorch needs from other packages when it is installed without the CUDA libraries.
-const TORCH_NEEDS: [&str; 6] = ["filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions"];
+use crate::run::run;
+use crate::torch;
 
 /// What to train, and how.
 #[derive(Debug, Args)]
@@ -33,7 +28,8 @@ pub(crate) struct Options {
 
 /// Trains the model unless it is there, records its routing and prints what can be told of it.
 pub(crate) fn train_moe(options: &Options) -> Result<()> {
-    let environment = environment()?;
+    let environment = Environment::ensure()?;
+    torch::ensure(&environment)?;
     let directory = crate::root().join("models/train-moe");
     if !directory.join("model.safetensors").exists() {
         run(script(&environment, "train.py", &directory, options).args(["--steps", &options.steps.to_string()]))?;
@@ -45,29 +41,6 @@ pub(crate) fn train_moe(options: &Options) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The environment with PyTorch and Transformers in it.
-fn environment() -> Result<Environment> {
-    let environment = Environment::ensure()?;
-    if environment.imports("torch, transformers, tokenizers") {
-        return Ok(environment);
-    }
-    eprintln!("installing PyTorch");
-    if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        // The wheel is linked to 2.5 GB of CUDA libraries of which the processor needs nothing.
-        environment.install(&["--no-deps"], &[TORCH])?;
-        environment.install(&[], &TORCH_NEEDS)?;
-        let print_packages = "import sysconfig; print(sysconfig.get_path('purelib'))";
-        let packages = output(environment.python().args(["-c", print_packages]))?;
-        let libraries = Path::new(packages.trim()).join("torch/lib");
-        run(environment.python().arg(sources().join("torch_cpu_stubs.py")).arg(libraries))
-            .context("the stand-ins for the CUDA libraries are not built (Debian: apt-get install gcc binutils)")?;
-    } else {
-        environment.install(&[], &[TORCH])?;
-    }
-    environment.install(&[], &PACKAGES)?;
-    Ok(environment)
 }
 
 /// Where the Python files lie.

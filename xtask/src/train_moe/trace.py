@@ -17,7 +17,7 @@ import routing
 import train as training
 
 DOCUMENTS = {"train": 256, "held-out": 64}
-SMALL_DOCUMENTS = 8
+SMALL_DOCUMENTS = 4
 """Of these, what the repository keeps: the first ones."""
 SMALL_INPUTS = 256
 """Tokens of the first held-out document whose router inputs the repository keeps too: enough to check arithmetic."""
