@@ -12,6 +12,7 @@ pub struct OraclePredictor {
     /// By unit number: where the unit is used.
     uses: Vec<Vec<usize>>,
     position: usize,
+    sight: u64,
 }
 
 impl OraclePredictor {
@@ -22,7 +23,13 @@ impl OraclePredictor {
         let units = accesses.iter().map(|unit| unit.index() + 1).max().unwrap_or(0);
         let mut uses = vec![Vec::new(); units];
         accesses.iter().enumerate().for_each(|(place, unit)| uses[unit.index()].push(place));
-        Self { accesses, uses, position: 0 }
+        Self { accesses, uses, position: 0, sight: u64::MAX }
+    }
+
+    /// Knows only the next `steps` accesses, and nothing of a unit that is not among them: what a predictor that is always
+    /// right, but not for longer, would be worth.
+    pub fn with_sight(self, steps: u64) -> Self {
+        Self { sight: steps, ..self }
     }
 
     fn next_place(&self, unit: UnitId) -> Option<usize> {
@@ -33,12 +40,17 @@ impl OraclePredictor {
 
 impl Forecast for OraclePredictor {
     fn next_use(&self, unit: UnitId) -> NextUse {
-        let place = self.next_place(unit);
-        place.map_or(NextUse::Never, |place| NextUse::In((place - self.position) as u64 + 1))
+        let steps = self.next_place(unit).map(|place| (place - self.position) as u64 + 1);
+        match steps {
+            Some(steps) if steps <= self.sight => NextUse::In(steps),
+            // The end of the recording is in sight, or it is not.
+            None if (self.accesses.len() - self.position) as u64 <= self.sight => NextUse::Never,
+            _ => NextUse::Unknown,
+        }
     }
 
     fn upcoming(&self, horizon: u64, out: &mut Vec<ExpectedUse>) {
-        for (place, distance) in (self.position..self.accesses.len()).zip(1..=horizon) {
+        for (place, distance) in (self.position..self.accesses.len()).zip(1..=horizon.min(self.sight)) {
             let unit = self.accesses[place];
             // A unit's later uses are not its next one, so each is named once without a set.
             if self.next_place(unit) == Some(place) {
@@ -59,6 +71,18 @@ mod tests {
     use smoke_core::Step;
 
     use super::*;
+
+    #[test]
+    fn what_is_out_of_sight_is_unknown() {
+        let mut oracle = OraclePredictor::new([3, 1, 3, 2].map(UnitId).to_vec()).with_sight(2);
+        let next_uses = |oracle: &OraclePredictor| [1, 2, 3, 9].map(|unit| oracle.next_use(UnitId(unit)));
+        assert_eq!(next_uses(&oracle), [NextUse::In(2), NextUse::Unknown, NextUse::In(1), NextUse::Unknown]);
+        let mut upcoming = Vec::new();
+        oracle.upcoming(10, &mut upcoming);
+        assert_eq!(upcoming.iter().map(|expected| expected.unit.0).collect::<Vec<_>>(), [3, 1]);
+        (0..2).for_each(|step| oracle.observe(Access { step: Step(step), unit: UnitId(0) }));
+        assert_eq!(next_uses(&oracle), [NextUse::Never, NextUse::In(2), NextUse::In(1), NextUse::Never]);
+    }
 
     #[test]
     fn knows_what_follows_and_where_it_ends() {

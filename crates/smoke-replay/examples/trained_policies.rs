@@ -7,8 +7,9 @@ use std::path::Path;
 
 use smoke_cache::policy;
 use smoke_core::{UnitId, UnitInfo, UnitKind};
+use smoke_predict::OraclePredictor;
 use smoke_predict::experts::{self, ExpertAdviser, ExpertShape, LearnedShape};
-use smoke_replay::{Comparison, Laboratory, Trace};
+use smoke_replay::{Comparison, Laboratory, ReplayError, Trace};
 
 use crate::routing::Trace as Routing;
 
@@ -84,6 +85,25 @@ fn main() -> Result<(), Box<dyn Error>> {
         for (place, name) in policy::NAMES.iter().enumerate() {
             row(name, &|at| at.outcomes[place].1.byte_hit_rate());
         }
+    }
+    ceiling(&routing)
+}
+
+/// What the hybrid policy would hit if somebody knew for certain what the next tokens use, and nothing of those after.
+fn ceiling(routing: &Routing) -> Result<(), Box<dyn Error>> {
+    let trace = units_used(routing, "none")?;
+    let uses: Vec<UnitId> = trace.steps().flatten().copied().collect();
+    let uses_per_token = uses.len() as u64 / trace.tokens();
+    println!("\n| tokens known | 25 % | 50 % | 75 % |\n|---|---|---|---|");
+    for tokens in [0, 1, 2, 4, 8, 16, 32] {
+        let mut laboratory = Laboratory::new(&trace);
+        let oracle = OraclePredictor::new(uses.clone()).with_sight(tokens * uses_per_token);
+        laboratory.predictor(move || Box::new(oracle.clone())).named_policy("hybrid")?;
+        let cells = [25, 50, 75].map(|percent| {
+            let at = laboratory.at(trace.total_bytes() * percent / 100)?;
+            Ok::<_, ReplayError>(format!("{:.1} %", 100.0 * at.outcomes[0].1.byte_hit_rate()))
+        });
+        println!("| {tokens} | {} |", cells.into_iter().collect::<Result<Vec<_>, _>>()?.join(" | "));
     }
     Ok(())
 }
