@@ -138,3 +138,70 @@ fn output(path: &Path) -> Result<BufWriter<File>> {
 fn finish(out: BufWriter<File>) -> Result<()> {
     Ok(out.into_inner().map_err(|error| error.into_error())?.sync_all()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use smoke_runtime::{AtEnd, GenerateOptions, Prompt, Runtime, Sampling};
+
+    use super::*;
+
+    const SMALL: RandomModel = RandomModel {
+        out: None,
+        encoding: Encoding::F32,
+        layers: 3,
+        hidden: 64,
+        intermediate: 96,
+        heads: 4,
+        kv_heads: 2,
+        vocabulary: 320,
+        experts: 0,
+        experts_used: 3,
+        safetensors: false,
+    };
+
+    /// Drawn, since greedy text of random weights runs in circles.
+    fn tokens(model: &RandomModel) -> Vec<u32> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = make(&RandomModel { out: Some(directory.path().join("model.gguf")), ..model.clone() }).unwrap();
+        let runtime = Runtime::builder(&path).memory("4MB").open().unwrap();
+        let options = GenerateOptions {
+            max_tokens: 24,
+            sampling: Sampling { temperature: 1.0, seed: 7, ..Sampling::default() },
+            at_end: AtEnd::Ignore,
+        };
+        let generation = runtime.generate(Prompt::Tokens(vec![10, 11, 12]), options).unwrap();
+        generation.map(|token| token.unwrap().id).collect()
+    }
+
+    #[test]
+    fn every_form_and_encoding_holds_the_same_model() {
+        for experts in [0, 8] {
+            let model = RandomModel { experts, ..SMALL };
+            let expected = tokens(&model);
+            let mut distinct = expected.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert!(distinct.len() > 8, "{expected:?} could be chance");
+            for encoding in [Encoding::F32, Encoding::F16, Encoding::Bf16] {
+                for safetensors in [false, true] {
+                    let found = tokens(&RandomModel { encoding, safetensors, ..model.clone() });
+                    assert_eq!(found, expected, "{experts} experts, {encoding:?}, safetensors: {safetensors}");
+                }
+            }
+            assert_eq!(tokens(&RandomModel { encoding: Encoding::Q8_0, ..model }), expected, "{experts} experts, q8_0");
+        }
+    }
+
+    #[test]
+    fn beside_blocks_stands_bf16_of_about_the_same_bytes() {
+        let model = RandomModel { encoding: Encoding::Q8_0, layers: 32, ..SMALL };
+        let twin = model.in_safetensors();
+        assert_eq!((twin.encoding, twin.safetensors), (Encoding::Bf16, true));
+        assert!(twin.layers < model.layers);
+        let layer_bytes =
+            RandomModel { layers: 2, ..twin.clone() }.bytes() - RandomModel { layers: 1, ..twin.clone() }.bytes();
+        assert!(twin.bytes().abs_diff(model.bytes()) <= layer_bytes / 2);
+        let halves = RandomModel { encoding: Encoding::F16, ..SMALL }.in_safetensors();
+        assert_eq!((halves.encoding, halves.layers), (Encoding::F16, SMALL.layers));
+    }
+}
