@@ -1,0 +1,4 @@
+//! The codecs and the tier, seen from outside.
+
+mod codecs;
+mod tier;
