@@ -4,9 +4,10 @@ use anyhow::{Result, bail};
 
 use crate::run::{cargo, output};
 
-const CRATES: [&str; 9] = [
+const CRATES: [&str; 10] = [
     "smoke-core",
     "smoke-cache",
+    "smoke-compress",
     "smoke-predict",
     "smoke-storage",
     "smoke-quant",
