@@ -15,6 +15,7 @@ parser.add_argument("--forced-ids", help="tokens to go on with, whatever is like
 options = parser.parse_args()
 prompt = [int(token) for token in options.prompt_ids.split(",")]
 
+begun = time.perf_counter()
 llama_cpp.llama_backend_init()
 model_params = llama_cpp.llama_model_default_params()
 model_params.use_mmap = True
@@ -48,6 +49,7 @@ while len(tokens) < options.max_tokens:
 end = time.perf_counter()
 print(json.dumps({
     "tokens": tokens,
+    "load_seconds": start - begun,
     "prefill_seconds": first - start,
     "decode_seconds": end - first,
     "tokens_per_second": (len(tokens) - 1) / (end - first),
