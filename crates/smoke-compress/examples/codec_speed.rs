@@ -1,4 +1,4 @@
-//! What each codec makes of a checkpoint's bytes: `cargo run --release -p smoke-compress --example ratios -- MODEL [bf16]`.
+//! What each codec makes of a checkpoint's bytes: `cargo run --release -p smoke-compress --example codec_speed -- MODEL [bf16]`.
 //!
 //! With `bf16`, weights in `f32` are rounded to it first.
 
