@@ -19,7 +19,7 @@ use crate::experts::{EXPERT_PREDICTOR_NAMES, ExpertChoice};
 use crate::placement::{DeviceMap, PlaceRule};
 use crate::plan::Sizes;
 use crate::runtime::Runtime;
-use crate::state::State;
+use crate::state::{State, or_ignored};
 
 /// The names that [`RuntimeBuilder::policy_name`] takes: the plan's own policy first.
 pub use smoke_cache::policy::NAMES as POLICY_NAMES;
@@ -266,14 +266,8 @@ impl RuntimeBuilder {
         let mut ignored = Vec::new();
         let state = self.state.filter(|_| has_experts);
         let state = state.map(|directory| State::of(&*checkpoint, &directory)).transpose();
-        let state = state.unwrap_or_else(|error| {
-            ignored.push(error);
-            None
-        });
-        let held = state.as_ref().map_or(Ok(None), |state| state.held(&units)).unwrap_or_else(|error| {
-            ignored.push(error);
-            None
-        });
+        let state = or_ignored(state, &mut ignored);
+        let held = or_ignored(state.as_ref().map_or(Ok(None), |state| state.held(&units)), &mut ignored);
         let rates = held.as_ref().map(|held| held.rates(&routed)).unwrap_or_default();
         let learning =
             expert_layers(&model).and_then(|layers| experts.advise(layers, state.as_ref(), &rates, &mut ignored));

@@ -9,7 +9,7 @@ use smoke_predict::experts::{
     self, ExpertAdviser, ExpertPredictor, LAYERS_AHEAD, LearnedExperts, LearnedShape, PopularExperts, RoutingScore,
 };
 
-use crate::state::{State, StateError};
+use crate::state::{State, StateError, or_ignored};
 
 /// The names that [`RuntimeBuilder::expert_predictor_name`](crate::RuntimeBuilder::expert_predictor_name) takes: the one
 /// that is taken unless said first.
@@ -63,10 +63,7 @@ impl ExpertChoice {
             Self::Named("learned") => {
                 let before = state.map_or(Ok(None), |state| state.learned(shape));
                 let may_save = before.is_ok();
-                let before = before.unwrap_or_else(|error| {
-                    ignored.push(error);
-                    None
-                });
+                let before = or_ignored(before, ignored);
                 let learned = Arc::new(Mutex::new(before.unwrap_or_else(|| LearnedExperts::new(shape))));
                 adviser("learned", Box::new(Arc::clone(&learned)));
                 return Some(Learning { learned, may_save });

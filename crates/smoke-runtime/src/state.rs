@@ -46,6 +46,14 @@ pub enum StateError {
     Model(#[from] SourceError),
 }
 
+/// What is remembered, if it can be read; what is wrong with it goes to `ignored`.
+pub(crate) fn or_ignored<T>(read: Result<Option<T>, StateError>, ignored: &mut Vec<StateError>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        ignored.push(error);
+        None
+    })
+}
+
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
