@@ -1,17 +1,22 @@
 //! Layers whose weights are streamed and multiplied by in their stored encoding.
 
+use std::array;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use smoke_prefetch::StreamError;
-use smoke_quant::PackedMatrix;
+use smoke_core::Encoding;
+use smoke_prefetch::{StreamError, UnitLease};
+use smoke_quant::{PackedMatrix, Product};
 use smoke_storage::Extent;
 
 use crate::activations::{Activations, Place};
 use crate::layout::{Cut, Layout, LayoutError, Piece, PlacedTensor};
 use crate::weights::{WeightError, Weights};
+
+/// Pieces of matrices that are multiplied in one job.
+const JOB_PIECES: usize = 32;
 
 /// How the matrix of a linear layer lies in the checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,14 +105,45 @@ impl Linear {
     /// If `x` has another number of features than `inputs`.
     pub fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, WeightError> {
         assert_eq!(x.features(), self.inputs(), "{}: the input has another number of features", self.weight.name);
-        let y = match x.on_host() {
-            Some(x) => self.forward_on_host(weights, x)?,
-            None => Activations::from_tensor(self.forward_on_device(weights, x.tensor(weights))?),
+        let y = match (x.on_host(), self.orientation) {
+            (Some(x), Orientation::OutputsByInputs) => {
+                let [y] = Self::multiply_all([self], weights, x)?;
+                y
+            }
+            (Some(x), Orientation::InputsByOutputs) => self.multiply_transposed(weights, x)?,
+            (None, _) => Activations::from_tensor(self.forward_on_device(weights, x.tensor(weights))?),
         };
         match &self.bias {
             Some(bias) => add_vector(weights, y, bias),
             None => Ok(y),
         }
+    }
+
+    /// Applies layers to the same `x`, with the results of [`forward`](Self::forward) for each, to the bit. On the host, what
+    /// is in memory is multiplied in one job: `x` is rounded once, and threads wait for one another once.
+    ///
+    /// # Errors
+    /// [`WeightError`] if the weights cannot be loaded or are corrupt.
+    ///
+    /// # Panics
+    /// If `x` has another number of features than a layer has `inputs`.
+    pub fn forward_all<const N: usize>(
+        layers: [&Self; N],
+        weights: &Weights,
+        x: &Activations,
+    ) -> Result<[Activations; N], WeightError> {
+        // A bias is used before the matrix that was placed after it.
+        let joins = |layer: &&Self| {
+            layer.orientation == Orientation::OutputsByInputs && layer.bias.is_none() && layer.inputs() == x.features()
+        };
+        if let Some(x) = x.on_host().filter(|_| layers.iter().all(joins)) {
+            return Self::multiply_all(layers, weights, x);
+        }
+        let mut outputs = layers.map(|_| None);
+        for (layer, output) in layers.iter().zip(&mut outputs) {
+            *output = Some(layer.forward(weights, x)?);
+        }
+        Ok(outputs.map(|output| output.expect("every layer has one")))
     }
 
     /// The same where all of the matrix is in memory and `x` on the host, else nothing; no use is counted, and nothing is
@@ -147,19 +183,61 @@ impl Linear {
         }
     }
 
-    fn forward_on_host(&self, weights: &Weights, x: &[f32]) -> Result<Activations, WeightError> {
+    /// On the host, without biases: a job for every run of pieces that are there at once.
+    fn multiply_all<const N: usize>(
+        layers: [&Self; N],
+        weights: &Weights,
+        x: &[f32],
+    ) -> Result<[Activations; N], WeightError> {
+        let tokens = x.len() / layers[0].inputs().max(1);
+        let mut outputs = layers.map(|layer| weights.floats(tokens * layer.outputs()));
+        let pieces = || layers.iter().flat_map(|layer| layer.weight.pieces.iter().map(move |piece| (*layer, piece)));
+        let count = pieces().count();
+        let mut first = 0;
+        while first < count {
+            let mut leases: [Option<UnitLease>; JOB_PIECES] = [const { None }; JOB_PIECES];
+            let mut run = pieces().skip(first);
+            let (layer, piece) = run.next().expect("a piece is left");
+            leases[0] = Some(weights.lease(&layer.weight, piece)?);
+            for (lease, (_, piece)) in leases[1..].iter_mut().zip(run) {
+                *lease = weights.lease_beside(piece);
+                if lease.is_none() {
+                    break;
+                }
+            }
+            let nothing = PackedMatrix::new(Encoding::F32, 0, 1, &[]).expect("no rows are a matrix");
+            let mut matrices = [nothing; JOB_PIECES];
+            let leased = pieces().skip(first).zip(leases.iter().map_while(Option::as_ref));
+            for (matrix, ((layer, piece), lease)) in matrices.iter_mut().zip(leased) {
+                *matrix = layer.packed(piece, lease.part(piece.part))?;
+            }
+            let end = first + leases.iter().flatten().count();
+            let mut start_of_layer = 0;
+            let mut all = layers.iter().zip(&mut outputs);
+            let mut products: [Product<'_>; N] = array::from_fn(|_| {
+                let (layer, y) = all.next().expect("as many outputs as layers");
+                let of_layer = start_of_layer..start_of_layer + layer.weight.pieces.len();
+                start_of_layer = of_layer.end;
+                let range = of_layer.start.clamp(first, end)..of_layer.end.clamp(first, end);
+                let row = layer.weight.pieces.get(range.start.saturating_sub(of_layer.start));
+                let row = row.map_or(0, |piece| piece.first_row);
+                Product::new(&matrices[range.start - first..range.end - first], tokens, &mut y[row..], layer.outputs())
+            });
+            smoke_quant::multiply_all(x, &mut products);
+            first = end;
+        }
+        let mut outputs = outputs.into_iter();
+        Ok(layers.map(|layer| Activations::from_host(outputs.next().expect("as many as layers"), layer.outputs())))
+    }
+
+    fn multiply_transposed(&self, weights: &Weights, x: &[f32]) -> Result<Activations, WeightError> {
         let (inputs, outputs) = (self.inputs(), self.outputs());
         let mut y = weights.floats(x.len() / inputs.max(1) * outputs);
-        if self.orientation == Orientation::InputsByOutputs {
-            y.fill(0.0);
-        }
+        y.fill(0.0);
         for piece in &self.weight.pieces {
             let lease = weights.lease(&self.weight, piece)?;
             let matrix = self.packed(piece, lease.part(piece.part))?;
-            match self.orientation {
-                Orientation::OutputsByInputs => matrix.multiply(x, &mut y[piece.first_row..], outputs),
-                Orientation::InputsByOutputs => matrix.multiply_transposed(&x[piece.first_row..], inputs, &mut y),
-            }
+            matrix.multiply_transposed(&x[piece.first_row..], inputs, &mut y);
         }
         Ok(Activations::from_host(y, outputs))
     }
@@ -252,7 +330,7 @@ impl Vector {
 #[derive(Clone, Debug)]
 pub struct Embedding {
     name: String,
-    encoding: smoke_core::Encoding,
+    encoding: Encoding,
     extent: Extent,
     rows: usize,
     columns: usize,

@@ -115,6 +115,19 @@ impl Weights {
         Ok(lease)
     }
 
+    /// The bytes of a piece that is used together with those leased before, if it lies in the same unit as the last, or
+    /// the whole model is in memory: elsewhere a lease keeps others from being read.
+    pub(crate) fn lease_beside(&self, piece: &Piece) -> Option<UnitLease> {
+        let unit = piece.part.unit;
+        let mut current = self.current();
+        if let Some(lease) = current.as_ref().filter(|lease| lease.unit() == unit) {
+            return Some(lease.clone());
+        }
+        let lease = self.shared.streamer.acquire_resident(unit)?;
+        *current = Some(lease.clone());
+        Some(lease)
+    }
+
     /// Leases `units` one after another as they arrive, and gives the place of each in the list: until the next is asked
     /// for, its tensors are used without another lease. All loads begin at once; see
     /// [`Streamer::acquire_each`]. `name` is named in errors.

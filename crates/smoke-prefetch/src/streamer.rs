@@ -121,6 +121,20 @@ impl Streamer {
         Ok(lease)
     }
 
+    /// Leases `unit` as [`acquire`](Self::acquire) does, if everything is in memory; else it does nothing.
+    ///
+    /// For many units that are used together: where nothing has to be evicted, leases stand in nobody's way.
+    pub fn acquire_resident(&self, unit: UnitId) -> Option<UnitLease> {
+        let inner = &*self.inner;
+        if !inner.is_all_resident() {
+            return None;
+        }
+        let asked = inner.reader.clock.now();
+        let lease = inner.lease_now(unit)?;
+        inner.observe(&[unit], 1, asked);
+        Some(lease)
+    }
+
     /// Leases all of `units` or none, in their order; what is missing is loaded at once, not one after another.
     ///
     /// For a step that needs several units together: two threads that took half of theirs each would wait for one
@@ -173,7 +187,7 @@ impl Streamer {
     /// Whether a [`hint`](Self::hint) may lead to anything: not where everything is in memory, or nothing uncertain is read.
     pub fn wants_hints(&self) -> bool {
         let inner = &*self.inner;
-        inner.setting.speculation != Speculation::Off && inner.cache.residency().bytes() < inner.total_bytes
+        inner.setting.speculation != Speculation::Off && !inner.is_all_resident()
     }
 
     /// Tells the predictor what somebody outside expects, and reads ahead by what it makes of that.
@@ -361,6 +375,10 @@ impl Inner {
 
     pub(crate) fn unit_bytes(&self, unit: UnitId) -> u64 {
         self.setting.unit_bytes[unit.index()]
+    }
+
+    fn is_all_resident(&self) -> bool {
+        self.cache.residency().bytes() == self.total_bytes
     }
 
     pub(crate) fn check_unit(&self, unit: UnitId) -> Result<(), StreamError> {

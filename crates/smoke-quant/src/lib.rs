@@ -7,6 +7,7 @@
 //!
 //! - [`PackedMatrix`]: borrowed bytes with a shape; products with f32 activations, on several threads; its documentation
 //!   says how exact they are;
+//! - [`multiply_all`]: products of several matrices with the same activations, at once;
 //! - [`decode`](decode()): bytes to floats, bit for bit the same on every machine;
 //! - [`encode`](encode()): floats to bytes, for making test models and small files;
 //! - [`Isa`]: which instructions the kernels use, found at run time.
@@ -52,6 +53,7 @@ mod kernels;
 mod matrix;
 mod output;
 mod pool;
+mod product;
 mod scratch;
 mod threads;
 
@@ -60,3 +62,4 @@ pub use encode::encode;
 pub use error::PackedError;
 pub use isa::Isa;
 pub use matrix::PackedMatrix;
+pub use product::{Product, multiply_all};

@@ -1,19 +1,10 @@
 use smoke_core::Encoding;
 
 use crate::error::bytes_for;
-use crate::kernels::{self, Kernels, Quantized, Shape};
-use crate::output::{Output, Piece, assert_strided};
-use crate::scratch::with_scratch;
+use crate::kernels::{self, Shape};
+use crate::output::{Output, assert_strided};
+use crate::product::{Product, is_serial, multiply_all_with};
 use crate::{Isa, PackedError, threads};
-
-/// Below so many weights a product runs on the calling thread: waking another one costs more than it saves.
-const SERIAL_WEIGHTS: usize = 1 << 15;
-/// Pieces per thread, so that a thread that lost its core for a while does not hold up the others.
-const PIECES_PER_THREAD: usize = 8;
-/// Pieces are whole panels of every instruction set.
-const PIECE_ROWS: usize = 16;
-/// Packed bytes that a few tokens share while they are in the first-level cache.
-const SHARED_BYTES: usize = 16 << 10;
 
 /// A matrix of packed weights: borrowed bytes, an encoding and a shape.
 ///
@@ -90,26 +81,9 @@ impl<'a> PackedMatrix<'a> {
     /// # Panics
     /// As [`multiply`](Self::multiply), and if the machine does not have `isa`.
     pub fn multiply_with(&self, isa: Isa, x: &[f32], y: &mut [f32], y_stride: usize) {
-        let kernels = isa.kernels();
         assert!(x.len().is_multiple_of(self.columns), "x is no whole number of tokens of {} elements", self.columns);
-        let tokens = x.len() / self.columns;
-        if tokens == 0 || self.rows == 0 {
-            return;
-        }
-        let y = Output::new(y, tokens, y_stride, self.rows);
-        let shape = self.shape();
-        if let Some(integers) = kernels.integer(self.encoding) {
-            with_scratch(Quantized::words(x.len()), |words: &mut [u32]| {
-                let x = Quantized::new(integers, self.encoding, x, self.columns, words);
-                self.for_each_rows(&y, |bytes, y| kernels::integer_product(integers, &shape, bytes, x, y));
-            });
-        } else if tokens <= kernels.few() {
-            self.with_arranged(kernels, x, |x| {
-                self.for_each_rows(&y, |bytes, y| self.few_tokens(kernels, bytes, x, y));
-            });
-        } else {
-            self.for_each_rows(&y, |bytes, y| kernels::product(kernels, &shape, bytes, x, y));
-        }
+        let matrices = [*self];
+        multiply_all_with(isa, x, &mut [Product::new(&matrices, x.len() / self.columns, y, y_stride)]);
     }
 
     /// Multiplies by the transposed matrix and adds: `y[t * columns + c]` += Σ over `r` of `w[r, c] * x[t * x_stride + r]`.
@@ -148,33 +122,21 @@ impl<'a> PackedMatrix<'a> {
         });
     }
 
-    fn shape(&self) -> Shape {
+    pub(crate) fn shape(&self) -> Shape {
         Shape { encoding: self.encoding, columns: self.columns, row_bytes: self.row_bytes }
     }
 
-    /// Lends `run` the tokens of `x` in the order that the kernels of this encoding want.
-    fn with_arranged(&self, kernels: &dyn Kernels, x: &[f32], run: impl FnOnce(&[f32])) {
-        let len = kernels.arranged_len(self.encoding, self.columns);
-        if len == 0 {
-            return run(x);
-        }
-        with_scratch(len * (x.len() / self.columns), |scratch: &mut [f32]| {
-            kernels.arrange(self.encoding, x, self.columns, scratch);
-            run(scratch);
-        });
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.row_bytes
     }
 
-    /// Multiplies a few tokens by the rows in `bytes`, some rows at a time.
-    fn few_tokens(&self, kernels: &dyn Kernels, bytes: &[u8], x: &[f32], y: &mut Piece<'_>) {
-        let rows = if y.tokens() == 1 { y.width() } else { (SHARED_BYTES / self.row_bytes).max(8) };
-        for (i, bytes) in bytes.chunks(rows * self.row_bytes).enumerate() {
-            let first = i * rows;
-            kernels.dot_few(self.encoding, bytes, x, first..first + bytes.len() / self.row_bytes, y);
-        }
+    /// The bytes of some rows.
+    pub(crate) fn bytes_of(&self, rows: std::ops::Range<usize>) -> &'a [u8] {
+        &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes]
     }
 
     fn is_serial(&self) -> bool {
-        self.rows.saturating_mul(self.columns) < SERIAL_WEIGHTS || threads::count() == 1
+        is_serial(self.rows.saturating_mul(self.columns))
     }
 
     /// Columns that are one piece of work: whole blocks, and whole cache lines of `y`.
@@ -182,23 +144,6 @@ impl<'a> PackedMatrix<'a> {
         let multiple = (self.encoding.block_elements() as usize).max(64);
         let pieces = if self.is_serial() { 1 } else { threads::count() * 2 };
         self.columns.div_ceil(pieces).next_multiple_of(multiple)
-    }
-
-    /// Cuts the rows and their results into pieces and runs `run` for each, on all threads. How many pieces depends on the
-    /// number of threads, the result of a row does not.
-    fn for_each_rows(&self, y: &Output<'_>, run: impl Fn(&[u8], &mut Piece<'_>) + Sync) {
-        let rows = if self.is_serial() {
-            self.rows
-        } else {
-            let least = (SERIAL_WEIGHTS / 4).div_ceil(self.columns);
-            self.rows.div_ceil(threads::count() * PIECES_PER_THREAD).max(least).next_multiple_of(PIECE_ROWS)
-        };
-        threads::for_each(self.rows.div_ceil(rows), |i| {
-            let rows = i * rows..self.rows.min((i + 1) * rows);
-            let bytes = &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
-            // SAFETY: `for_each` gives every piece once, and pieces do not overlap.
-            run(bytes, &mut unsafe { y.piece(rows) });
-        });
     }
 }
 

@@ -26,6 +26,11 @@ impl<'a> Output<'a> {
         Self { start: y.as_mut_ptr(), tokens, stride, width, borrowed: PhantomData }
     }
 
+    /// The number of tokens.
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
     /// The elements `range` of every token.
     ///
     /// # Safety

@@ -64,8 +64,7 @@ pub struct GatedMlp {
 impl FeedForward for GatedMlp {
     /// `down(activation(gate(x)) · up(x))`.
     fn forward(&self, weights: &Weights, x: &Activations) -> Result<Activations, ModelError> {
-        let gate = self.gate.forward(weights, x)?;
-        let up = self.up.forward(weights, x)?;
+        let [gate, up] = Linear::forward_all([&self.gate, &self.up], weights, x)?;
         Ok(self.down.forward(weights, &self.activation.gate(gate, up))?)
     }
 }

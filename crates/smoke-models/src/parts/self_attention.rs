@@ -72,9 +72,7 @@ impl SelfAttention {
 impl Qkv {
     fn forward(&self, weights: &Weights, x: &Activations) -> Result<[Activations; 3], ModelError> {
         match self {
-            Self::Separate([query, key, value]) => {
-                Ok([query.forward(weights, x)?, key.forward(weights, x)?, value.forward(weights, x)?])
-            }
+            Self::Separate(layers) => Ok(Linear::forward_all(layers.each_ref(), weights, x)?),
             Self::Fused { linear, queries } => {
                 let all = linear.forward(weights, x)?;
                 let keys = (all.features() - queries) / 2;

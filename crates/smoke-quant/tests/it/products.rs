@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use smoke_core::Encoding;
-use smoke_quant::{Isa, PackedMatrix, decode_with};
+use smoke_quant::{Isa, PackedMatrix, Product, decode_with, multiply_all};
 
 use crate::weights::{ENCODINGS, Random};
 
@@ -168,6 +168,40 @@ fn products_do_not_depend_on_the_number_of_threads() {
             &Case { encoding, rows: 203, columns: 1024, tokens: 5, gap: 3, skipped: 5, seed: 12 },
             Isa::best(),
         );
+    }
+}
+
+/// Matrices of several encodings, small and large, some of them one below another: bit for bit what each gives by itself.
+#[test]
+fn products_at_once_are_those_one_by_one() {
+    for tokens in [1, 2, 9, 64] {
+        let cases: Vec<Case> = ENCODINGS
+            .into_iter()
+            .flat_map(|encoding| [1, 3, 40, 203].map(|rows| (encoding, rows)))
+            .map(|(encoding, rows)| Case { encoding, rows, columns: 768, tokens, gap: 0, skipped: 3, seed: rows as u64 })
+            .collect();
+        let data: Vec<Data> = cases.iter().map(Case::data).collect();
+        let matrices: Vec<PackedMatrix<'_>> =
+            cases.iter().zip(&data).map(|(case, data)| case.matrix(&data.bytes)).collect();
+        let x = Random(23).activations(tokens * 768);
+        // Three to an output, so that encodings meet within outputs and across them; the last has fewer.
+        let groups: Vec<&[PackedMatrix<'_>]> = matrices.chunks(3).collect();
+        let stride = |group: &[PackedMatrix<'_>]| 2 + group.iter().map(PackedMatrix::rows).sum::<usize>();
+        let results = || groups.iter().map(|group| vec![UNTOUCHED; tokens * stride(group)]).collect::<Vec<_>>();
+        let (mut apart, mut at_once) = (results(), results());
+        for (group, y) in groups.iter().zip(&mut apart) {
+            let mut first = 0;
+            for matrix in *group {
+                matrix.multiply(&x, &mut y[first..], stride(group));
+                first += matrix.rows();
+            }
+        }
+        let products = groups.iter().zip(&mut at_once);
+        let mut products: Vec<Product<'_>> =
+            products.map(|(group, y)| Product::new(group, tokens, y, stride(group))).collect();
+        multiply_all(&x, &mut products);
+        drop(products);
+        assert!(at_once == apart, "{tokens} tokens");
     }
 }
 
