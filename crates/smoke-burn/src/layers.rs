@@ -1,7 +1,6 @@
 //! Layers whose weights are streamed and multiplied by in their stored encoding.
 
 use std::array;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -369,15 +368,13 @@ impl Embedding {
         let row_bytes = (self.extent.len / self.rows.max(1) as u64) as usize;
         let mut row = weights.floats(row_bytes.div_ceil(size_of::<f32>()));
         let row = &mut bytemuck::cast_slice_mut(&mut row)[..row_bytes];
-        let mut places: HashMap<u32, usize> = HashMap::new();
         for (place, &id) in ids.iter().enumerate() {
             assert!((id as usize) < self.rows, "{}: row {id} of {} rows", self.name, self.rows);
             let range = |place: usize| place * self.columns..(place + 1) * self.columns;
-            if let Some(&first) = places.get(&id) {
+            if let Some(first) = ids[..place].iter().position(|&before| before == id) {
                 values.copy_within(range(first), range(place).start);
                 continue;
             }
-            places.insert(id, place);
             let out = &mut values[range(place)];
             self.read_row(weights, id as usize, row).map_err(WeightError::stream(&self.name))?;
             smoke_quant::decode(self.encoding, row, out).map_err(WeightError::packed(&self.name))?;

@@ -119,12 +119,13 @@ impl Weights {
     /// the whole model is in memory: elsewhere a lease keeps others from being read.
     pub(crate) fn lease_beside(&self, piece: &Piece) -> Option<UnitLease> {
         let unit = piece.part.unit;
-        let mut current = self.current();
-        if let Some(lease) = current.as_ref().filter(|lease| lease.unit() == unit) {
-            return Some(lease.clone());
+        let in_use = self.current().clone().filter(|lease| lease.unit() == unit);
+        if in_use.is_some() {
+            return in_use;
         }
         let lease = self.shared.streamer.acquire_resident(unit)?;
-        *current = Some(lease.clone());
+        let before = self.current().replace(lease.clone());
+        drop(before);
         Some(lease)
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use smoke_burn::layers::{Embedding, Linear};
 use smoke_burn::{Activations, Weights};
 
@@ -88,7 +89,7 @@ pub struct Pass<'a> {
     /// Keys and values of the tokens before, which layers add to.
     pub cache: &'a mut KvCache,
     /// The decoder's views for the tokens of this pass.
-    pub views: Vec<PassView>,
+    pub views: SmallVec<[PassView; 2]>,
     /// Which experts the tokens took in each layer that has any, where somebody wants to know.
     pub routes: Option<Vec<Routes>>,
 }
@@ -135,7 +136,7 @@ impl CausalLm for Decoder {
             x.scale(self.embedding_scale);
         }
         if let Some(table) = &self.positions {
-            let positions: Vec<u32> = cache.next_positions(count).collect();
+            let positions: SmallVec<[u32; 4]> = cache.next_positions(count).collect();
             x.add(table.forward(weights, &positions)?);
         }
         let mut hidden_states = Vec::new();

@@ -52,34 +52,34 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
-    /// The frequencies of the pairs in `turned` elements of a head, in radians per token, for a context of up to `context`
+    /// The frequency of a pair of the `turned` elements of a head, in radians per token, for a context of up to `context`
     /// tokens.
-    pub fn frequencies(&self, turned: usize, theta: f64, context: usize) -> Vec<f64> {
-        let base = (0..turned / 2).map(|pair| theta.powf(-2.0 * pair as f64 / turned as f64));
+    ///
+    /// # Panics
+    /// If [`LongRope`](Self::LongRope) has no factor for the pair.
+    pub fn frequency(&self, pair: usize, turned: usize, theta: f64, context: usize) -> f64 {
+        let frequency = theta.powf(-2.0 * pair as f64 / turned as f64);
         match self {
-            Self::None => base.collect(),
-            Self::Linear { factor } => base.map(|frequency| frequency / factor).collect(),
+            Self::None => frequency,
+            Self::Linear { factor } => frequency / factor,
             Self::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_context } => {
-                let kept = |frequency: f64| {
-                    let turns = original_context * frequency / TAU;
-                    ((turns - low_frequency_factor) / (high_frequency_factor - low_frequency_factor)).clamp(0.0, 1.0)
-                };
-                base.map(|frequency| blend(kept(frequency), frequency, frequency / factor)).collect()
+                let turns = original_context * frequency / TAU;
+                let kept = (turns - low_frequency_factor) / (high_frequency_factor - low_frequency_factor);
+                blend(kept.clamp(0.0, 1.0), frequency, frequency / factor)
             }
             Self::Yarn { factor, fast_turns, slow_turns, whole_pairs, original_context, .. } => {
                 // The pair, a fraction, that turns so often within the original context.
-                let pair =
+                let pair_of =
                     |turns: f64| turned as f64 * (original_context / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
-                let (low, high) = (pair(*fast_turns), pair(*slow_turns));
+                let (low, high) = (pair_of(*fast_turns), pair_of(*slow_turns));
                 let (low, high) = if *whole_pairs { (low.floor(), high.ceil()) } else { (low, high) };
                 let (low, high) = (low.max(0.0), high.min(turned as f64 - 1.0));
                 let width = if low == high { 0.001 } else { high - low };
-                let divided = |pair: usize| ((pair as f64 - low) / width).clamp(0.0, 1.0);
-                base.enumerate().map(|(pair, frequency)| blend(divided(pair), frequency / factor, frequency)).collect()
+                blend(((pair as f64 - low) / width).clamp(0.0, 1.0), frequency / factor, frequency)
             }
             Self::LongRope { short_factors, long_factors, original_context, .. } => {
                 let factors = if context > *original_context { long_factors } else { short_factors };
-                base.zip(factors).map(|(frequency, factor)| frequency / factor).collect()
+                frequency / factors[pair]
             }
         }
     }
@@ -177,10 +177,9 @@ mod tests {
             (&long_rope, 1e4, 4097, &[6.666666667e-01, 3.333333333e-02, 8.333333333e-04, 2.5e-5]),
         ];
         for (scaling, theta, context, expected) in cases {
-            let frequencies = scaling.frequencies(2 * expected.len(), theta, context);
-            assert_eq!(frequencies.len(), expected.len());
-            for (ours, theirs) in frequencies.iter().zip(expected) {
-                assert!((ours - theirs).abs() < 1e-8 * theirs, "{scaling:?}: {frequencies:?}");
+            for (pair, theirs) in expected.iter().enumerate() {
+                let ours = scaling.frequency(pair, 2 * expected.len(), theta, context);
+                assert!((ours - theirs).abs() < 1e-8 * theirs, "{scaling:?}, pair {pair}: {ours}");
             }
         }
     }

@@ -37,20 +37,18 @@ impl Rotary {
     /// Where frequencies depend on the length of the context ([`RopeScaling::LongRope`]) it is the cache's capacity that
     /// counts: keys that were turned one way cannot be compared with queries that are turned another way.
     pub fn next(&self, cache: &KvCache, tokens: usize, weights: &Weights) -> Rotation {
-        let mut frequencies = self.scaling.frequencies(self.turned, self.theta, cache.capacity());
-        frequencies.iter_mut().zip(&self.divisors).for_each(|(frequency, &divisor)| *frequency /= f64::from(divisor));
-        let (half, rows) = (frequencies.len(), cache.batch() * tokens);
+        let (half, rows) = (self.turned / 2, cache.batch() * tokens);
         let magnitude = self.scaling.magnitude();
-        let table = |function: fn(f64) -> f64| {
-            let mut values = weights.floats(rows * half);
-            for (position, row) in cache.next_positions(tokens).zip(values.chunks_exact_mut(half)) {
-                for (value, frequency) in row.iter_mut().zip(&frequencies) {
-                    *value = (magnitude * function(f64::from(position) * frequency)) as f32;
-                }
+        let (mut cos, mut sin) = (weights.floats(rows * half), weights.floats(rows * half));
+        for pair in 0..half {
+            let divisor = self.divisors.get(pair).map_or(1.0, |&divisor| f64::from(divisor));
+            let frequency = self.scaling.frequency(pair, self.turned, self.theta, cache.capacity()) / divisor;
+            for (row, position) in cache.next_positions(tokens).enumerate() {
+                let (sine, cosine) = (f64::from(position) * frequency).sin_cos();
+                cos[row * half + pair] = (magnitude * cosine) as f32;
+                sin[row * half + pair] = (magnitude * sine) as f32;
             }
-            values
-        };
-        let (cos, sin) = (table(f64::cos), table(f64::sin));
+        }
         let tables = if weights.on_host() {
             Tables::Host { cos, sin }
         } else {

@@ -178,7 +178,15 @@ fn products_at_once_are_those_one_by_one() {
         let cases: Vec<Case> = ENCODINGS
             .into_iter()
             .flat_map(|encoding| [1, 3, 40, 203].map(|rows| (encoding, rows)))
-            .map(|(encoding, rows)| Case { encoding, rows, columns: 768, tokens, gap: 0, skipped: 3, seed: rows as u64 })
+            .map(|(encoding, rows)| Case {
+                encoding,
+                rows,
+                columns: 768,
+                tokens,
+                gap: 0,
+                skipped: 3,
+                seed: rows as u64,
+            })
             .collect();
         let data: Vec<Data> = cases.iter().map(Case::data).collect();
         let matrices: Vec<PackedMatrix<'_>> =

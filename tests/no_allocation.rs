@@ -1,0 +1,81 @@
+//! What decoding a token allocates, counted by an allocator. A binary of its own, with one test, for the count is global.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use smoke_runtime::{AtEnd, GenerateOptions, Prompt, Runtime};
+use smoke_tests::asset;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+struct Counting;
+
+// SAFETY: everything is passed on to the allocator of the system as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: the caller keeps the contract of this very function.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: see above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: see above.
+        unsafe { System.realloc(start, layout, size) }
+    }
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: see above.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What one load may allocate besides a token's own nothing, buffers among it; see the streamer's own count.
+const PER_LOAD: u64 = 8;
+/// Tokens that warm up: each thing that is kept grows to its size.
+const FIRST: usize = 12;
+/// Tokens that are counted. With those of the prompt and the first they fit one page of keys and values.
+const COUNTED: usize = 12;
+
+/// Allocations while [`COUNTED`] tokens are generated, and the most loads that fell into that time.
+fn allocations(model: &str, percent: u64) -> (u64, u64) {
+    // Without a tokenizer: the text of a token is a string.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(asset(&format!("tiny/{model}/{file}")), path.join(file)).unwrap();
+    }
+    let model_bytes = Runtime::builder(path).open().unwrap().plan(1).unwrap().model_bytes;
+    let runtime = Runtime::builder(path).memory_bytes(model_bytes * percent / 100).open().unwrap();
+    let options = GenerateOptions { max_tokens: FIRST + COUNTED, at_end: AtEnd::Ignore, ..Default::default() };
+    let mut tokens = runtime.generate(Prompt::Tokens(vec![5, 6, 7]), options).unwrap();
+    assert_eq!(tokens.by_ref().take(FIRST).map(Result::unwrap).count(), FIRST);
+    let loads = || {
+        let stats = runtime.weights().streamer().stats();
+        stats.demand_loads + stats.prefetch_loads
+    };
+    let before = (ALLOCATIONS.load(Ordering::SeqCst), loads());
+    assert_eq!(tokens.map(Result::unwrap).count(), COUNTED);
+    (ALLOCATIONS.load(Ordering::SeqCst) - before.0, loads() - before.1)
+}
+
+#[test]
+fn a_token_of_a_dense_model_allocates_nothing_but_what_is_loaded() {
+    for model in ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "gpt2", "gptj", "gpt_neox"] {
+        let (allocations, loads) = allocations(model, 400);
+        assert_eq!((allocations, loads), (0, 0), "{model} in memory");
+    }
+    for model in ["llama", "gpt2"] {
+        let (allocations, loads) = self::allocations(model, 50);
+        assert!(loads > COUNTED as u64, "{model}: {loads} loads do not stream");
+        // One read ahead may have begun before the count, and one may end after it.
+        assert!(allocations <= (loads + 2) * PER_LOAD, "{model}: {allocations} allocations for {loads} loads");
+    }
+}
