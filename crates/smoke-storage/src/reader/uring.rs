@@ -52,7 +52,7 @@ impl UringFile {
             super::check_stop(should_stop)?;
             self.file.read_aligned(offset, aligned)?;
         } else {
-            self.read_blocks(offset, aligned, should_stop)?;
+            return self.read_all(&mut [(offset, buf)], should_stop);
         }
         Ok(self.file.bounce(rest_offset, rest)?)
     }
@@ -64,35 +64,34 @@ impl UringFile {
         should_stop: &dyn Fn() -> bool,
     ) -> Result<(), ReadError> {
         let mut flight = Flight { lane: Some(take_lane()?), in_flight: 0 };
-        let mut blocks = Vec::new();
-        for (offset, buf) in &mut *reads {
+        let total: usize = reads.iter().map(|(_, buf)| buf.len()).sum();
+        let mut blocks = Vec::with_capacity(total.div_ceil(self.pace.block_bytes) + reads.len() + 1);
+        let mut whole = reads.len();
+        if let Some((offset, buf)) = reads.last_mut() {
+            let (aligned, _) = DirectFile::split(*offset, buf);
+            let (base, len) = (aligned.as_mut_ptr(), aligned.len());
+            let staged = staged(base.addr(), len, total);
+            if staged < len {
+                // First of all, so that it is copied while others are read.
+                let copy_to = Some((base.wrapping_add(staged), len - staged));
+                let (offset, to) = (*offset + staged as u64, flight.staging());
+                blocks.push(Block { offset, to, len: len - staged, copy_to });
+            }
+            self.cut(*offset, base, staged, &mut blocks);
+            whole -= 1;
+        }
+        for (offset, buf) in &mut reads[..whole] {
             let (aligned, _) = DirectFile::split(*offset, buf);
             self.cut(*offset, aligned.as_mut_ptr(), aligned.len(), &mut blocks);
         }
-        // SAFETY: the blocks are parts of the buffers, which are borrowed until after the flight, and do not overlap.
+        // SAFETY: the blocks are parts of the buffers, which are borrowed until after the flight, but for the staged one,
+        // which alone is in the flight's own staging memory and no longer than that. They do not overlap.
         unsafe { self.fly(&mut flight, &mut blocks, should_stop) }?;
         for (offset, buf) in reads {
             let (aligned, rest) = DirectFile::split(*offset, buf);
             self.file.bounce(*offset + aligned.len() as u64, rest)?;
         }
         Ok(())
-    }
-
-    fn read_blocks(&self, offset: u64, buf: &mut [u8], should_stop: &dyn Fn() -> bool) -> Result<(), ReadError> {
-        let mut flight = Flight { lane: Some(take_lane()?), in_flight: 0 };
-        let base = buf.as_mut_ptr();
-        let staged = staged(base.addr(), buf.len());
-        let mut blocks = Vec::with_capacity(buf.len().div_ceil(self.pace.block_bytes) + 1);
-        if staged < buf.len() {
-            // First of all, so that it is copied while others are read.
-            let copy_to = Some((base.wrapping_add(staged), buf.len() - staged));
-            let (offset, to) = (offset + staged as u64, flight.staging());
-            blocks.push(Block { offset, to, len: buf.len() - staged, copy_to });
-        }
-        self.cut(offset, base, staged, &mut blocks);
-        // SAFETY: the blocks are parts of `buf`, which is borrowed until after the flight, but for the staged one, which
-        // alone is in the flight's own staging memory and no longer than that. They do not overlap.
-        unsafe { self.fly(&mut flight, &mut blocks, should_stop) }
     }
 
     /// Appends the blocks of a range of `len` bytes that is read to `to`.
@@ -167,12 +166,11 @@ impl UringFile {
     }
 }
 
-/// Where the part of a buffer begins that is read to the staging memory: at the last huge page, which the buffer does
-/// not fill. A short part is read where it belongs, and so is a buffer that has no huge page.
-fn staged(address: usize, len: usize) -> usize {
-    let rest = (address + len) % HUGE_PAGE;
-    let is_on_huge_pages = len >= HUGE_PAGE && rest < len;
-    if is_on_huge_pages && rest >= WORTH_STAGING { len - rest } else { len }
+/// Where the part of the last of some ranges begins that is read to the staging memory: at the last huge page, which a
+/// unit of `total` bytes does not fill. A short part is read where it belongs, and so is a unit that has no huge page.
+fn staged(address: usize, len: usize, total: usize) -> usize {
+    let rest = ((address + len) % HUGE_PAGE).min(len);
+    if total >= HUGE_PAGE && rest >= WORTH_STAGING { len - rest } else { len }
 }
 
 /// Fewer bytes are read faster than they are copied.
@@ -365,8 +363,12 @@ mod tests {
             (page - BLOCK, page, BLOCK),
             (page - BLOCK, page - BLOCK, page - BLOCK),
         ] {
-            assert_eq!(staged(address, len), staged_from, "{len} bytes at {address}");
+            assert_eq!(staged(address, len, len), staged_from, "{len} bytes at {address}");
         }
+        // The last of three ranges in one buffer: partly or wholly after its last huge page.
+        let third = 204 * BLOCK;
+        assert_eq!(staged(2 * third, third, 3 * third), page - 2 * third);
+        assert_eq!(staged(page + page / 4, page / 4, 2 * page), 0);
         let len = 2 * page + 3 * (page / 4) + BLOCK;
         let Some((file, reader)) = open(len) else { return };
         let mut buffer = AlignedBuffer::zeroed(len);
@@ -376,6 +378,15 @@ mod tests {
             check(&buffer[..len], 0);
             assert!(buffer[len..].iter().all(|&byte| byte == 0));
         }
+        // The same memory in ranges from all over the file.
+        let mut buffer = AlignedBuffer::zeroed(3 * third);
+        let mut reads: Vec<(u64, &mut [u8])> =
+            [2, 0, 1].iter().zip(buffer.chunks_mut(third)).map(|(&at, buf)| (at * third as u64, buf)).collect();
+        reader.read_all(&mut reads, &|| false).unwrap();
+        for (at, buf) in [2, 0, 1].into_iter().zip(buffer.chunks(third)) {
+            check(buf, at * third);
+        }
+        let mut buffer = AlignedBuffer::zeroed(len);
         file.as_file().set_len(2 * page as u64 + 9 * BLOCK as u64).unwrap();
         let error = reader.read_at(0, &mut buffer, &|| false).expect_err("the end is gone");
         assert!(matches!(error, ReadError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof));
