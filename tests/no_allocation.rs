@@ -1,41 +1,20 @@
 //! What decoding a token allocates, counted by an allocator. A binary of its own, with one test, for the count is global.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "counting_allocator.rs"]
+mod counting_allocator;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use smoke_runtime::{AtEnd, GenerateOptions, Prompt, Runtime};
 use smoke_tests::asset;
 
+use counting_allocator::Counting;
+
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-struct Counting;
-
-// SAFETY: everything is passed on to the allocator of the system as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller keeps the contract of this very function.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: see above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: see above.
-        unsafe { System.realloc(start, layout, size) }
-    }
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: see above.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting(|_| _ = ALLOCATIONS.fetch_add(1, Ordering::SeqCst));
 
 /// What one load may allocate besides a token's own nothing, buffers among it; see the streamer's own count.
 const PER_LOAD: u64 = 8;

@@ -3,36 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test, and what it is made of")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "../../../tests/counting_allocator.rs"]
+mod counting_allocator;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use smoke_predict::UnitId;
 use smoke_predict::experts::{self, ExpertAdviser, ExpertShape, LearnedShape, Routed};
 
+use counting_allocator::Counting;
+
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-struct Counting;
-
-// SAFETY: everything is passed on to the allocator of the system as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller keeps the contract of this very function.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: see above.
-        unsafe { System.realloc(start, layout, size) }
-    }
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: see above.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting(|_| _ = ALLOCATIONS.fetch_add(1, Ordering::SeqCst));
 
 const SHAPE: ExpertShape = ExpertShape { layers: 5, experts: 16, used: 3 };
 const INPUTS: usize = 300;

@@ -3,13 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test, and what it is made of")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "../../../tests/counting_allocator.rs"]
+mod counting_allocator;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use smoke_core::{Budget, Encoding, UnitId};
 use smoke_prefetch::Streamer;
 use smoke_storage::{MemorySource, UnitMapBuilder, WeightSource};
+
+use counting_allocator::Counting;
 
 /// Small enough to come from the allocator; larger buffers are mapped and would escape the count.
 const UNIT_BYTES: u64 = 32 << 10;
@@ -25,38 +29,13 @@ const SMALL_BYTES: u64 = 4096;
 static SMALL: AtomicU64 = AtomicU64::new(0);
 static LARGE: AtomicU64 = AtomicU64::new(0);
 
-struct Counting;
-
 fn count(size: usize) {
     let counter = if size as u64 > SMALL_BYTES { &LARGE } else { &SMALL };
     counter.fetch_add(1, Ordering::SeqCst);
 }
 
-// SAFETY: everything is passed on to the allocator of the system as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller keeps the contract of this very function.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: see above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size);
-        // SAFETY: see above.
-        unsafe { System.realloc(start, layout, size) }
-    }
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: see above.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting(count);
 
 fn streamer(room: u64) -> Streamer {
     let tensor = |unit| (format!("{unit:02}"), Encoding::U8, vec![UNIT_BYTES], vec![unit as u8; UNIT_BYTES as usize]);

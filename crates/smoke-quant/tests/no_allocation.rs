@@ -1,32 +1,20 @@
 //! Products allocate nothing once threads and scratch are there. A binary of its own, because it counts every allocation of
 //! the process.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "../../../tests/counting_allocator.rs"]
+mod counting_allocator;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use smoke_core::Encoding;
 use smoke_quant::{Isa, PackedMatrix};
 
-struct Counting;
+use counting_allocator::Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is left to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Counting = Counting(|_| _ = ALLOCATIONS.fetch_add(1, Ordering::Relaxed));
 
 /// One test only: another beside it would allocate as it likes.
 #[test]
