@@ -304,6 +304,16 @@ impl Streamer {
         &self.inner.reader.units
     }
 
+    /// What units are read from. Reads of one's own are neither counted nor tried again.
+    pub fn source(&self) -> &dyn WeightSource {
+        &*self.inner.reader.source
+    }
+
+    /// How many units are read at a time at most.
+    pub fn io_threads(&self) -> usize {
+        self.inner.setting.io_threads
+    }
+
     /// The ledger that units are charged to.
     pub fn budget(&self) -> &Budget {
         self.inner.cache.budget()

@@ -9,6 +9,7 @@ use smoke_models::text::{AddSpecial, Message, Tokenizer, TokenizerError};
 use smoke_models::{LmConfig, Model};
 use smoke_predict::{RoutedUnit, Schedule};
 use smoke_prefetch::Warming;
+use smoke_storage::SourceError;
 
 use crate::builder::{RuntimeBuilder, expert_layers, units_known};
 use crate::error::RuntimeError;
@@ -16,6 +17,7 @@ use crate::experts::{self, ExpertScore, Learning};
 use crate::generation::{GenerateOptions, Generation};
 use crate::held::Held;
 use crate::plan::{Load, Plan, Sizes};
+use crate::probe::Probe;
 use crate::state::{State, StateError};
 
 /// A model that is open: it generates text within a memory budget.
@@ -157,6 +159,19 @@ impl Runtime {
     /// [`RuntimeError::BudgetTooSmall`] if it cannot hold them.
     pub fn plan(&self, context_tokens: usize) -> Result<Plan, RuntimeError> {
         self.plan_load(self.sizes().load(context_tokens))
+    }
+
+    /// How fast the disk and the kernels are, for [`Plan::predict`]: reads from where the weights are, as many at a time and
+    /// as large as while the model runs, and conversion, where there is any, belongs to them. Takes about two seconds and
+    /// some 200 MB beside the budget.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the weights cannot be read.
+    pub fn probe(&self) -> Result<Probe, SourceError> {
+        let streamer = self.weights.streamer();
+        let units = streamer.units();
+        let largest = units.units().map(|unit| units.buffer_bytes(unit)).fold(1, u64::max);
+        Probe::measure(streamer.source(), largest, streamer.io_threads())
     }
 
     /// How the budget is spent on `load`.

@@ -3,9 +3,7 @@
 use std::io::Write;
 
 use serde_json::json;
-use smoke_runtime::convert::{Converted, DtypeRules};
-use smoke_runtime::storage::Checkpoint;
-use smoke_runtime::{ByteSize, Limit, Probe};
+use smoke_runtime::{ByteSize, Limit};
 
 use super::{Result, open};
 use crate::arguments::PlanArguments;
@@ -20,14 +18,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
     let runtime = open(&arguments.model, &arguments.memory, |builder| builder)?;
     let plan = runtime.plan(arguments.context.get())?;
     let measuring = spinner("measuring disk and kernels");
-    let checkpoint = Checkpoint::open(&arguments.model.model)?;
-    let rules = DtypeRules::from_iter(arguments.memory.dtype.iter().cloned());
-    // Conversion belongs to what reading takes.
-    let probe = if rules.is_empty() {
-        Probe::measure(&checkpoint)
-    } else {
-        Probe::measure(&Converted::new(checkpoint, &rules)?)
-    }?;
+    let probe = runtime.probe()?;
     measuring.finish_and_clear();
     let prediction = plan.predict(&probe);
     let limit = match prediction.limit {
@@ -50,6 +41,8 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
             "largest_unit_bytes": plan.largest_unit_bytes,
             "disk_bytes_per_second": probe.disk_bytes_per_second,
             "compute_bytes_per_second": probe.compute_bytes_per_second,
+            "disk_beside_compute_bytes_per_second": probe.disk_beside_compute_bytes_per_second,
+            "compute_beside_disk_bytes_per_second": probe.compute_beside_disk_bytes_per_second,
             "tokens_per_second": prediction.tokens_per_second,
             "bound_tokens_per_second": prediction.bound_tokens_per_second,
             "limit": limit,
@@ -77,9 +70,11 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
     writeln!(out, "per token    {} streams from the disk", ByteSize(plan.streamed_bytes))?;
     writeln!(
         out,
-        "measured     disk {}/s, kernels {}/s",
+        "measured     disk {}/s, kernels {}/s; together {}/s and {}/s",
         ByteSize(probe.disk_bytes_per_second as u64),
-        ByteSize(probe.compute_bytes_per_second as u64)
+        ByteSize(probe.compute_bytes_per_second as u64),
+        ByteSize(probe.disk_beside_compute_bytes_per_second as u64),
+        ByteSize(probe.compute_beside_disk_bytes_per_second as u64)
     )?;
     writeln!(
         out,
