@@ -17,7 +17,7 @@ use smoke_storage::{Checkpoint, DiskProfile, ReaderKind, UnitMap, WeightSource};
 use crate::error::RuntimeError;
 use crate::experts::{EXPERT_PREDICTOR_NAMES, ExpertChoice};
 use crate::placement::{DeviceMap, PlaceRule};
-use crate::plan::Sizes;
+use crate::plan::{Reading, Sizes};
 use crate::runtime::Runtime;
 use crate::state::{State, or_ignored};
 
@@ -232,6 +232,16 @@ impl RuntimeBuilder {
         let (units, schedule) = layout.finish();
         let kv_encoding = if self.device == DeviceKind::Cpu { self.kv_encoding } else { KvEncoding::F32 };
         let keys_and_values = model.config().kv_shape(kv_encoding);
+        let has_experts = !routed.is_empty();
+        // Past the page cache as many read as the disk was measured with; through it, more hide its copies.
+        let is_direct = |kind| matches!(kind, ReaderKind::Uring | ReaderKind::Direct);
+        let at_once = match checkpoint.reader_kinds().all(is_direct) {
+            // Experts are small and wanted all at once.
+            _ if has_experts => 8,
+            true => DiskProfile::READERS,
+            false => 4,
+        };
+        let reading = Reading { at_once, bytes_per_second: checkpoint.disk_profile().bytes_per_second };
         let sizes = Sizes {
             model: &model,
             units: &units,
@@ -241,6 +251,7 @@ impl RuntimeBuilder {
             model_bytes,
             device: self.device,
             keys_and_values,
+            reading,
         };
 
         let budget_bytes = match self.memory? {
@@ -251,7 +262,6 @@ impl RuntimeBuilder {
         let plan = sizes.plan(budget_bytes, load)?;
         let load = Mutex::new(load);
         let pinned = PinnedUnits::new(plan.pinned);
-        let has_experts = !routed.is_empty();
         let policy: Box<dyn EvictionPolicy> = match policy {
             // Shared weights are used for every token: no policy has to find that out.
             Policy::Own(policy) if has_experts => Box::new(Pinned::following(pinned.clone()).otherwise(policy)),
@@ -275,16 +285,8 @@ impl RuntimeBuilder {
             true => Box::new(RoutedPredictor::new(schedule.cycle.clone(), &routed).with_rates(rates)),
             false => Box::new(CyclicPredictor::new(schedule.clone())),
         });
-        // Past the page cache as many read as the disk was measured with; through it, more hide its copies.
-        let is_direct = |kind| matches!(kind, ReaderKind::Uring | ReaderKind::Direct);
-        let io_threads = match checkpoint.reader_kinds().all(is_direct) {
-            // Experts are small and wanted all at once.
-            _ if has_experts => 8,
-            true => DiskProfile::READERS,
-            false => 4,
-        };
         let streamer = Streamer::builder(source, units)
-            .io_threads(io_threads)
+            .io_threads(reading.at_once)
             .budget(Budget::new(budget_bytes))
             .policy(policy)
             .predictor(predictor)
@@ -306,6 +308,7 @@ impl RuntimeBuilder {
             model_bytes,
             device,
             keys_and_values,
+            reading,
             directory,
             load,
             state,

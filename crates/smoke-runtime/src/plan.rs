@@ -118,6 +118,28 @@ pub(crate) struct Sizes<'a> {
     pub(crate) model_bytes: u64,
     pub(crate) device: DeviceKind,
     pub(crate) keys_and_values: KvShape,
+    pub(crate) reading: Reading,
+}
+
+/// How units are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    /// Units at a time.
+    pub(crate) at_once: usize,
+    /// As the disk was measured, if it was.
+    pub(crate) bytes_per_second: Option<u64>,
+}
+
+impl Reading {
+    /// Room for the unit in use and for those in flight, which costs hits: for each that is read at once, one that waits and
+    /// one in use, or for what the disk gives in 8 ms if that is more, so that neither side notices when the other is late
+    /// by as much. With fewer than five units the disk was idle for a tenth of the time, with more nothing was gained.
+    /// No more than a fortieth of the capacity, but at least three units.
+    fn room_bytes(self, capacity: u64, largest_unit_bytes: u64) -> u64 {
+        let in_flight = (self.at_once as u64 + 2) * largest_unit_bytes;
+        let late = self.bytes_per_second.unwrap_or(0) / 125;
+        in_flight.max(late).min(capacity / 40).max(3 * largest_unit_bytes).min(capacity)
+    }
 }
 
 impl Sizes<'_> {
@@ -209,7 +231,7 @@ impl Sizes<'_> {
             });
         }
         let capacity = budget_bytes - working_bytes;
-        let streaming_bytes = streaming_bytes(capacity, largest_unit_bytes);
+        let streaming_bytes = self.reading.room_bytes(capacity, largest_unit_bytes);
         let routed_bytes: u64 = self.routed.iter().map(|routed| unit_bytes[routed.unit.index()]).sum();
         // What a token uses of the experts, where all are used alike.
         let share = |routed: &RoutedUnit| f64::from(routed.share) * unit_bytes[routed.unit.index()] as f64;
@@ -274,12 +296,6 @@ impl Sizes<'_> {
         // A packed weight has at least 4 bits and becomes 32, once on the host and once on the device.
         self.units.units().map(|unit| self.units.payload_bytes(unit)).max().unwrap_or(0) * 16
     }
-}
-
-/// Room for the unit in use and for those in flight: a fortieth of the capacity, which costs few hits, but at least
-/// three units, so that one is read while one is used and one waits, and at most 32 MiB, which keeps a disk busy.
-fn streaming_bytes(capacity: u64, largest_unit_bytes: u64) -> u64 {
-    (capacity / 40).min(32 << 20).max(3 * largest_unit_bytes).min(capacity)
 }
 
 /// The largest number of prompt tokens that one pass takes, at least 1: more tokens in a pass save reads, but their

@@ -16,7 +16,7 @@ use crate::error::RuntimeError;
 use crate::experts::{self, ExpertScore, Learning};
 use crate::generation::{GenerateOptions, Generation};
 use crate::held::Held;
-use crate::plan::{Load, Plan, Sizes};
+use crate::plan::{Load, Plan, Reading, Sizes};
 use crate::probe::Probe;
 use crate::state::{State, StateError};
 
@@ -43,6 +43,7 @@ pub struct Runtime {
     pub(crate) model_bytes: u64,
     pub(crate) device: DeviceKind,
     pub(crate) keys_and_values: KvShape,
+    pub(crate) reading: Reading,
     /// Where files that belong to the checkpoint lie.
     pub(crate) directory: PathBuf,
     /// What the latest generation planned for.
@@ -189,6 +190,7 @@ impl Runtime {
             model_bytes: self.model_bytes,
             device: self.device,
             keys_and_values: self.keys_and_values,
+            reading: self.reading,
         }
     }
 

@@ -19,6 +19,7 @@ pub struct Checkpoint {
     index: TensorIndex,
     metadata: Metadata,
     readers: Vec<Reader>,
+    profile: DiskProfile,
 }
 
 /// Why a checkpoint cannot be opened.
@@ -174,7 +175,13 @@ impl Checkpoint {
             Format::Safetensors | Format::Gguf => TensorIndex::new(files, tensors),
         };
         let index = index.map_err(|cause| OpenError::Format { path: first, cause })?;
-        Ok(Self { index, metadata, readers })
+        Ok(Self { index, metadata, readers, profile })
+    }
+
+    /// What is known of its disk: measured or remembered with [`ReaderKind::Auto`] and [`ReaderKind::Uring`], else the
+    /// default.
+    pub fn disk_profile(&self) -> &DiskProfile {
+        &self.profile
     }
 
     /// How its files are read, after [`ReaderKind::Auto`] was decided. Files of one checkpoint may differ.

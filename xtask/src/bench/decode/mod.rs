@@ -51,8 +51,11 @@ pub(crate) struct Decode {
     threads: usize,
     /// What a process takes beside weights, keys and values and activations (code, tokenizer, stacks), in megabytes:
     /// Smoke gets this much less than the limit as its budget.
-    #[arg(long, default_value_t = 48)]
+    #[arg(long, default_value_t = 28)]
     overhead: u64,
+    /// How Smoke keeps keys and values: unless said as llama.cpp does.
+    #[arg(long, default_value = "f16")]
+    kv_cache: String,
     /// Let nothing limit the processes: Smoke keeps to its budget by itself, others take what there is.
     #[arg(long)]
     no_limit: bool,
@@ -167,15 +170,17 @@ impl Session<'_> {
         let (context, tokens, of_threads) = ((tokens + prompt).to_string(), tokens.to_string(), threads.to_string());
         let limit = if case.limit_bytes == 0 { self.model_bytes * 5 / 4 } else { case.limit_bytes };
         let memory = limit.saturating_sub(self.arguments.overhead * 1_000_000).to_string();
+        let kv_cache = &self.arguments.kv_cache;
         let options = [
-            &["--memory", &memory, "--prompt-ids", &ids, "--max-tokens", &tokens][..],
+            &["--memory", &memory, "--kv-cache", kv_cache, "--prompt-ids", &ids, "--max-tokens", &tokens][..],
             &["--ignore-eos", "--threads", &of_threads],
         ]
         .concat();
         forget(&self.model)?;
         // What the whole limit would allow is the bound; what the budget allows is what was planned.
         let plan = |memory: &str| {
-            let options = ["--memory", memory, "--context", &context, "--threads", &of_threads];
+            let options =
+                ["--memory", memory, "--kv-cache", kv_cache, "--context", &context, "--threads", &of_threads];
             self.smoke.json("plan", &self.model, &options)
         };
         case.bounds.push(number(&plan(&limit.to_string())?, "bound_tokens_per_second")?);
