@@ -11,7 +11,7 @@ use crate::profile::DiskProfile;
 use crate::reader::{ReadError, Reader, ReaderKind};
 
 /// The rings that are tried after direct reads: block size and queue depth, the least demanding first.
-const PACES: [(u64, u32); 4] = [(1 << 20, 4), (2 << 20, 4), (512 << 10, 8), (4 << 20, 8)];
+const PACES: [(u64, u32); 4] = [(1 << 20, 2), (1 << 20, 4), (2 << 20, 4), (4 << 20, 8)];
 
 /// A read of the size of a unit.
 const READ_BYTES: usize = 4 << 20;
@@ -19,11 +19,12 @@ const READ_BYTES: usize = 4 << 20;
 /// Reads of one way in one round, by all readers together.
 const READS: usize = 12;
 
-/// All ways take turns, so that a disk that is slow for a moment is slow for all of them.
-const ROUNDS: usize = 8;
+/// All ways take turns, so that a disk that is slow for a moment is slow for all of them, and of its turns each is judged by
+/// the median.
+const ROUNDS: usize = 9;
 
 /// When no more rounds begin.
-const DEADLINE: Duration = Duration::from_millis(800);
+const DEADLINE: Duration = Duration::from_millis(1200);
 
 /// Rates that differ by less are equal: the trials say no more.
 const NOISE: f64 = 0.03;
@@ -49,7 +50,7 @@ impl DiskProfile {
         let mut trials = Vec::new();
         for profile in std::iter::once(direct).chain(uring) {
             match Reader::open(path, profile.reader, &profile) {
-                Ok(reader) => trials.push(Trial { profile, reader, bytes: 0, time: Duration::ZERO }),
+                Ok(reader) => trials.push(Trial { profile, reader, rates: Vec::with_capacity(ROUNDS) }),
                 Err(error) if profile.reader == ReaderKind::Direct => return Err(io::Error::other(error)),
                 // The kernel has no io_uring.
                 Err(_) => {}
@@ -62,14 +63,14 @@ impl DiskProfile {
             for trial in &mut trials {
                 // The first round of a disk may be slow.
                 if round == 1 {
-                    (trial.bytes, trial.time) = (0, Duration::ZERO);
+                    trial.rates.clear();
                 }
                 trial.run(&places, &mut buffers)?;
             }
         }
-        let rates: Vec<f64> = trials.iter().map(Trial::bytes_per_second).collect();
-        let best = &trials[best_of(&rates)];
-        Ok(Self { bytes_per_second: Some(best.bytes_per_second() as u64), ..best.profile })
+        let rates: Vec<f64> = trials.iter_mut().map(Trial::bytes_per_second).collect();
+        let best = best_of(&rates);
+        Ok(Self { bytes_per_second: Some(rates[best] as u64), ..trials[best].profile })
     }
 }
 
@@ -82,8 +83,8 @@ fn best_of(rates: &[f64]) -> usize {
 struct Trial {
     profile: DiskProfile,
     reader: Reader,
-    bytes: u64,
-    time: Duration,
+    /// Bytes per second, by turn.
+    rates: Vec<f64>,
 }
 
 impl Trial {
@@ -105,13 +106,14 @@ impl Trial {
             let readers: Vec<_> = buffers.iter_mut().map(|buffer| scope.spawn(|| read(buffer))).collect();
             readers.into_iter().map(|reader| reader.join().expect("a reader does not panic")).sum()
         });
-        self.bytes += bytes?;
-        self.time += start.elapsed();
+        self.rates.push(bytes? as f64 / start.elapsed().as_secs_f64().max(1e-9));
         Ok(())
     }
 
-    fn bytes_per_second(&self) -> f64 {
-        self.bytes as f64 / self.time.as_secs_f64().max(1e-9)
+    /// The median; of an even number of turns the faster of the two in the middle.
+    fn bytes_per_second(&mut self) -> f64 {
+        self.rates.sort_by(f64::total_cmp);
+        self.rates[self.rates.len() / 2]
     }
 }
 
