@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use smoke_runtime::storage::cache_directory;
@@ -23,12 +23,14 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
     if let Some(threads) = arguments.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
+    let begun = Instant::now();
     let runtime = open(&arguments.model, &arguments.memory, |builder| {
         let builder = choose(builder, arguments).warm(!arguments.no_warm);
         state_directory(arguments).into_iter().fold(builder, RuntimeBuilder::state)
     })?;
     runtime.ignored_state().iter().for_each(|error| note(error));
     let mut generation = runtime.generate(prompt(arguments)?, options(arguments))?;
+    let load = begun.elapsed();
     let waiting = Loading::start(&runtime, generation.plan());
     let (mut ids, mut text) = (Vec::new(), String::new());
     let mut out = std::io::stdout().lock();
@@ -50,7 +52,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
     text.push_str(&rest);
     let statistics = generation.statistics();
     if arguments.model.json {
-        writeln!(out, "{}", run_json(&ids, &text, &statistics))?;
+        writeln!(out, "{}", run_json(&ids, &text, load, &statistics))?;
     } else {
         writeln!(out, "{rest}")?;
     }
@@ -129,12 +131,13 @@ impl Loading {
     }
 }
 
-fn run_json(ids: &[u32], text: &str, statistics: &Statistics) -> serde_json::Value {
+fn run_json(ids: &[u32], text: &str, load: Duration, statistics: &Statistics) -> serde_json::Value {
     json!({
         "tokens": ids,
         "text": text,
         "prompt_tokens": statistics.prompt_tokens,
         "tokens_per_second": statistics.tokens_per_second(),
+        "load_seconds": load.as_secs_f64(),
         "prefill_seconds": statistics.prefill.as_secs_f64(),
         "decode_seconds": statistics.decode.as_secs_f64(),
         "budget_bytes": statistics.budget_bytes,

@@ -177,14 +177,19 @@ impl Session<'_> {
         ]
         .concat();
         forget(&self.model)?;
-        // What the whole limit would allow is the bound; what the budget allows is what was planned.
-        let plan = |memory: &str| {
-            let options =
-                ["--memory", memory, "--kv-cache", kv_cache, "--context", &context, "--threads", &of_threads];
-            self.smoke.json("plan", &self.model, &options)
+        // What the whole limit would allow is the bound; what the budget allows is what was planned. Both before and after
+        // the runs, for disks drift.
+        let plan = |case: &mut Case| -> Result<()> {
+            let plan = |memory: &str| {
+                let options =
+                    ["--memory", memory, "--kv-cache", kv_cache, "--context", &context, "--threads", &of_threads];
+                self.smoke.json("plan", &self.model, &options)
+            };
+            case.bounds.push(number(&plan(&limit.to_string())?, "bound_tokens_per_second")?);
+            case.predictions.push(number(&plan(&memory)?, "tokens_per_second")?);
+            Ok(())
         };
-        case.bounds.push(number(&plan(&limit.to_string())?, "bound_tokens_per_second")?);
-        case.predictions.push(number(&plan(&memory)?, "tokens_per_second")?);
+        plan(case)?;
         let smoke = |case: &mut Case| -> Result<()> {
             if self.runs_smoke {
                 self.limited(case, Engine::Smoke, &self.model, self.smoke.command("run", &self.model, &options))?;
@@ -202,7 +207,8 @@ impl Session<'_> {
             let command = accelerate.command(model, &ids, self.arguments.accelerate_tokens, threads, limit_bytes);
             self.limited(case, Engine::Accelerate, model, command)?;
         }
-        smoke(case)
+        smoke(case)?;
+        plan(case)
     }
 
     /// Runs a command under the limit, with nothing of the model in the page cache.

@@ -112,10 +112,13 @@ impl Report<'_> {
         let of_each = |figure: &dyn Fn(Engine) -> Result<String>| {
             self.engines.iter().map(|&engine| figure(engine)).collect::<Result<Vec<_>>>().map(|cells| cells.join(", "))
         };
-        let prompt = self.session.arguments.prompt as f64;
-        let prefill =
-            of_each(&|engine| Ok(shown(case.median(engine, "prefill_seconds")?.map(|seconds| prompt / seconds), 1)))?;
-        add(&format!("prefill, tok/s: {names}"), prefill);
+        let first_token = of_each(&|engine| {
+            // Some begin to read when the model is loaded, others with the prompt.
+            let load = case.median(engine, "load_seconds")?;
+            let seconds = load.zip(case.median(engine, "prefill_seconds")?).map(|(load, prefill)| load + prefill);
+            Ok(shown(seconds, 1))
+        })?;
+        add(&format!("s to the first token: {names}"), first_token);
         if self.engines.contains(&Engine::Smoke) {
             let read = case.median(Engine::Smoke, "bytes_read_per_token")?;
             add("GB read per token", shown(read.map(|bytes| bytes / 1e9), 3));
