@@ -50,7 +50,7 @@ pub(crate) struct Moe {
     threads: usize,
     /// What a process takes beside weights, keys and values and activations, in megabytes: Smoke gets this much less than
     /// the limit as its budget.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 32)]
     overhead: u64,
     /// Print one JSON object instead of a table.
     #[arg(long)]
@@ -98,6 +98,9 @@ pub(crate) fn bench(arguments: &Moe) -> Result<()> {
                     "--ignore-eos",
                     "--threads",
                     &threads,
+                    // As llama.cpp keeps them.
+                    "--kv-cache",
+                    "f16",
                     "--policy",
                     policy,
                     "--speculation",
@@ -172,16 +175,16 @@ fn print_limit(report: &Value) -> Result<()> {
         compute / 1e9
     );
     println!(
-        "| policy:speculation | tok/s | x llama.cpp | MB read per token | MIN | byte hit rate | MIN | bound, tok/s | of the bound | stall, s | speculative reads: made, used, switched off |"
+        "| policy:speculation | tok/s | x llama.cpp | MB read per token | MIN | byte hit rate | MIN | bound, tok/s | of the bound | by the run's own rates | stall, s | speculative reads: made, used, switched off |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|{}", "---|".repeat(12));
     for case in report["smoke"].as_array().into_iter().flatten() {
         let middle = |key: &str| Ok::<_, anyhow::Error>(spread(numbers(&case["runs"], key)?)[1]);
         let [slowest, rate, fastest] = spread(numbers(&case["runs"], "tokens_per_second")?);
         let min_bytes = middle("min_bytes_read_per_token")?;
         let bound = 1.0 / (min_bytes / disk).max(pass / compute);
         println!(
-            "| {} | {rate:.2} ({slowest:.2}–{fastest:.2}) | {:.2} | {:.1} | {:.1} | {:.3} | {:.3} | {bound:.2} | {:.2} | {:.2} | {:.0}, {:.0}, {:.0} |",
+            "| {} | {rate:.2} ({slowest:.2}–{fastest:.2}) | {:.2} | {:.1} | {:.1} | {:.3} | {:.3} | {bound:.2} | {:.2} | {:.2} | {:.2} | {:.0}, {:.0}, {:.0} |",
             case["way"].as_str().unwrap_or_default(),
             rate / llama_cpp,
             middle("bytes_read_per_token")? / 1e6,
@@ -189,6 +192,7 @@ fn print_limit(report: &Value) -> Result<()> {
             middle("byte_hit_rate")?,
             middle("min_byte_hit_rate")?,
             rate / bound,
+            middle("share_of_bound")?,
             middle("stall_seconds")?,
             middle("speculative_reads")?,
             middle("speculative_reads_used")?,
