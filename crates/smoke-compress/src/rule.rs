@@ -60,35 +60,61 @@ impl Pass {
     /// The first is too long where the disk goes on beside threads that decode: copies are offered too seldom rather than
     /// too often.
     pub fn offer(&self, sample: &Sample) -> Option<Offer> {
-        let (ratio, streamed) = (sample.ratio, self.streamed_bytes as f64);
-        let threads = |count: usize| sample.decode_bytes_per_second * count.min(self.cores).max(1) as f64;
-        let (beside_reads, beside_products) = (threads(self.readers), threads(self.cores));
-        if ratio >= MAX_RATIO || beside_reads <= self.disk_bytes_per_second {
+        let Costs { less, more } = self.costs(sample);
+        if self.decoders(self.readers) * sample.decode_bytes_per_second <= self.disk_bytes_per_second || less <= 0.0 {
             return None;
         }
-        // Seconds that each byte of copies takes off the reads and adds to the products.
-        let less = (1.0 / ratio - 1.0) / self.disk_bytes_per_second - 1.0 / (ratio * beside_reads);
-        let more = 1.0 / (ratio * beside_products);
-        let read_seconds = streamed / self.disk_bytes_per_second;
-        let balance = (read_seconds - self.compute_seconds) / (less + more);
+        // Where having the weights takes as long as multiplying by them.
+        let balance = (self.streamed_bytes as f64 / self.disk_bytes_per_second - self.compute_seconds) / (less + more);
+        self.copies(sample, balance).filter(|offer| offer.seconds_with <= offer.seconds_without * (1.0 - LEAST_GAIN))
+    }
+
+    /// As many copies as there is use and room for, whatever they cost. `None` if they would not be shorter.
+    pub fn most(&self, sample: &Sample) -> Option<Offer> {
+        self.copies(sample, f64::INFINITY)
+    }
+
+    /// At most so many bytes of copies.
+    fn copies(&self, sample: &Sample, most_bytes: f64) -> Option<Offer> {
+        if sample.ratio >= MAX_RATIO {
+            return None;
+        }
+        let Costs { less, more } = self.costs(sample);
         // With more there would be copies of more than what streams.
-        let everything = streamed * ratio / (1.0 - ratio);
-        let held = balance.min(everything).min(self.room_bytes as f64);
-        let seconds_without = read_seconds.max(self.compute_seconds);
-        let seconds_with = (read_seconds - held * less).max(self.compute_seconds + held * more);
-        if less <= 0.0 || held <= 0.0 || seconds_with > seconds_without * (1.0 - LEAST_GAIN) {
-            return None;
-        }
-        let served = held / ratio;
-        Some(Offer {
+        let everything = self.streamed_bytes as f64 * sample.ratio / (1.0 - sample.ratio);
+        let held = most_bytes.min(everything).min(self.room_bytes as f64);
+        let served = held / sample.ratio;
+        let read_seconds = self.streamed_bytes as f64 / self.disk_bytes_per_second;
+        (held >= 1.0).then(|| Offer {
             held_bytes: held as u64,
             served_bytes: served as u64,
-            seconds_without,
-            seconds_with,
+            seconds_without: read_seconds.max(self.compute_seconds),
+            seconds_with: (read_seconds - held * less).max(self.compute_seconds + held * more),
             // What is copied is read once more, and so may be what changes places with it.
             seconds_to_make: (served + held) / self.disk_bytes_per_second + served / sample.compress_bytes_per_second,
         })
     }
+
+    fn costs(&self, sample: &Sample) -> Costs {
+        let decoding = |threads| 1.0 / (sample.ratio * sample.decode_bytes_per_second * self.decoders(threads));
+        Costs {
+            less: (1.0 / sample.ratio - 1.0) / self.disk_bytes_per_second - decoding(self.readers),
+            more: decoding(self.cores),
+        }
+    }
+
+    /// How many of so many threads decode at once.
+    fn decoders(&self, threads: usize) -> f64 {
+        threads.min(self.cores).max(1) as f64
+    }
+}
+
+/// What a byte of copies changes, in seconds.
+struct Costs {
+    /// What it takes off the time to have the weights.
+    less: f64,
+    /// What it adds to the time to multiply by them.
+    more: f64,
 }
 
 #[cfg(test)]
@@ -128,6 +154,10 @@ mod tests {
             assert_eq!(pass.offer(&SAMPLE), None, "{pass:?}");
         }
         assert_eq!(PASS.offer(&Sample { ratio: 0.95, ..SAMPLE }), None);
+        assert_eq!(PASS.most(&Sample { ratio: 0.95, ..SAMPLE }), None);
+        // All that streams may be in copies, and no more.
+        let most = Pass { room_bytes: u64::MAX, compute_seconds: 9.0, ..PASS }.most(&SAMPLE).unwrap();
+        assert!(most.served_bytes.abs_diff(PASS.streamed_bytes + most.held_bytes) <= 2, "{most:?}");
         assert_eq!(PASS.offer(&Sample { decode_bytes_per_second: 0.14e9, ..SAMPLE }), None);
     }
 

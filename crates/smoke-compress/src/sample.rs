@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use crate::codec::Codec;
-use crate::pieces::PIECE;
+use crate::pieces::{PIECE, scratch_bytes};
 
 /// What a codec makes of some bytes, and how fast one thread does it here and now.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,17 +18,21 @@ impl Sample {
     /// Enough to know, in raw bytes: an even share of it from each of several places knows more.
     pub const ENOUGH: usize = 4 << 20;
 
-    /// The most memory that taking a sample needs beside what is sampled, in bytes.
-    pub const SCRATCH_BYTES: u64 = 3 * PIECE as u64;
+    /// The most memory that [`of`](Self::of) takes for places of at most so many bytes.
+    pub fn scratch_bytes(longest: usize) -> u64 {
+        let piece = longest.min(PIECE);
+        piece as u64 + scratch_bytes(piece)
+    }
 
     /// Compresses `places` and decodes them again, a MiB at a time. `None` without any bytes, or if the codec breaks its
     /// contract.
-    pub fn of<'a>(codec: &dyn Codec, places: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
+    pub fn of(codec: &dyn Codec, places: &[&[u8]]) -> Option<Self> {
         let (mut raw_bytes, mut compressed_bytes) = (0, 0);
         let (mut compressing, mut decoding) = (Duration::ZERO, Duration::ZERO);
+        let longest = places.iter().map(|place| place.len()).fold(0, usize::max);
         // Its pages are made before time counts, as those of a unit's buffer are.
-        let mut decoded = vec![1; PIECE];
-        for piece in places.into_iter().flat_map(|place| place.chunks(PIECE)) {
+        let mut decoded = vec![1; longest.min(PIECE)];
+        for piece in places.iter().flat_map(|place| place.chunks(PIECE)) {
             let decoded = &mut decoded[..piece.len()];
             let start = Instant::now();
             let compressed = codec.compress(piece);

@@ -70,7 +70,12 @@ impl CompressedTier {
         Self { source, codec, state: Mutex::default() }
     }
 
-    /// Compresses.
+    /// The bytes of the share that a thread needs while it copies an extent of so many bytes.
+    pub fn scratch_bytes(extent_bytes: u64) -> u64 {
+        scratch_bytes(extent_bytes.min(PIECE as u64) as usize)
+    }
+
+    /// What copies are compressed with.
     pub fn codec(&self) -> &dyn Codec {
         &*self.codec
     }
@@ -78,8 +83,7 @@ impl CompressedTier {
     /// Forgets all copies, and makes copies of `extents` from now on: each once it is read, as far as they fit into `share`.
     /// What is left of the share is given back when all of them were read.
     ///
-    /// They should be what is read as one. Beside the copies, each thread that reads needs up to 1.2 MB of the share
-    /// while it makes one.
+    /// They should be what is read as one. Each thread that reads needs [scratch](Self::scratch_bytes) beside the copies.
     pub fn keep(&self, extents: impl IntoIterator<Item = Extent>, share: Permit) {
         self.begin(extents.into_iter().map(|extent| (extent, Entry::Wanted)).collect(), Some(share));
     }

@@ -140,19 +140,19 @@ fn a_codec_that_fails_costs_no_answer() {
         assert_eq!(read(&tier, extent(0, 5 * MIB)), vec![7; 5 << 20]);
     }
     assert_eq!((tier.report().served_bytes, tier.report().held_bytes, budget.used_bytes()), (0, 0, 0));
-    assert_eq!(Sample::of(&Forgetful, [&[7; 100][..]]), None);
+    assert_eq!(Sample::of(&Forgetful, &[&[7; 100]]), None);
 }
 
 #[test]
 fn a_sample_says_how_much_is_left() {
     let raw = vec![0; 5 << 19];
     for percent in [10, 68, 120] {
-        let sample = Sample::of(&Percent(percent), raw.chunks(1_600_000)).unwrap();
+        let sample = Sample::of(&Percent(percent), &raw.chunks(1_600_000).collect::<Vec<_>>()).unwrap();
         assert!((sample.ratio * 100.0 - percent as f64).abs() < 0.01, "{sample:?}");
         assert!(sample.decode_bytes_per_second > 0.0 && sample.compress_bytes_per_second > 0.0, "{sample:?}");
     }
-    assert_eq!(Sample::of(&Percent(50), [&[1, 2, 3][..]]), None, "they come back as zeros");
-    assert_eq!(Sample::of(&Percent(50), []), None);
+    assert_eq!(Sample::of(&Percent(50), &[&[1, 2, 3]]), None, "they come back as zeros");
+    assert_eq!(Sample::of(&Percent(50), &[]), None);
 }
 
 #[test]
