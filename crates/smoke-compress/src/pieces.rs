@@ -13,7 +13,7 @@ pub(crate) const PIECE: usize = 1 << 20;
 /// The most that a piece of `raw` bytes takes while it is compressed: codecs ask for a little more than they need in the
 /// worst case.
 pub(crate) fn scratch_bytes(raw: usize) -> u64 {
-    raw as u64 * 9 / 8 + 4096
+    raw as u64 * 9 / 8 + 128
 }
 
 impl Pieces {

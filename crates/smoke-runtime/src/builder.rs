@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use smoke_burn::{DeviceKind, Layout, Weights};
 use smoke_cache::policy::{self, Known, Pinned, PinnedUnits};
 use smoke_cache::{Budget, EvictionPolicy};
+use smoke_compress::CompressedTier;
 use smoke_convert::{Converted, DtypeRule, DtypeRules};
 use smoke_core::{ByteSize, UnitInfo, UnitKind};
 use smoke_models::parts::{ExpertLayers, KvEncoding};
@@ -14,6 +15,7 @@ use smoke_predict::{AccessPredictor, CyclicPredictor, RoutedPredictor, RoutedUni
 use smoke_prefetch::{Speculation, Streamer};
 use smoke_storage::{Checkpoint, DiskProfile, ReaderKind, UnitMap, WeightSource};
 
+use crate::compressed::{Compressed, Compression, Copies};
 use crate::error::RuntimeError;
 use crate::experts::{EXPERT_PREDICTOR_NAMES, ExpertChoice};
 use crate::placement::{DeviceMap, PlaceRule};
@@ -41,6 +43,17 @@ pub struct RuntimeBuilder {
     models: AutoModel,
     kv_encoding: KvEncoding,
     map: DeviceMap,
+    compression: Compression,
+    around: Around,
+}
+
+/// Puts a source around the one that weights lie in.
+struct Around(Box<dyn FnOnce(Arc<dyn WeightSource>) -> Arc<dyn WeightSource>>);
+
+impl std::fmt::Debug for Around {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Around")
+    }
 }
 
 #[derive(Debug)]
@@ -66,6 +79,8 @@ impl RuntimeBuilder {
             models: AutoModel::default(),
             kv_encoding: KvEncoding::default(),
             map: DeviceMap::default(),
+            compression: Compression::default(),
+            around: Around(Box::new(|source| source)),
         }
     }
 
@@ -200,6 +215,23 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Whether memory holds compressed copies of weights that would be read for every token: none unless said. They count
+    /// in the budget, and are made where they make tokens come faster.
+    pub fn compressed(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// Reads weights through the source that `around` makes of the one they lie in: for one that counts, waits, or keeps
+    /// copies elsewhere. It has the same index.
+    pub fn source_around(
+        mut self,
+        around: impl FnOnce(Arc<dyn WeightSource>) -> Arc<dyn WeightSource> + 'static,
+    ) -> Self {
+        self.around = Around(Box::new(around));
+        self
+    }
+
     /// Opens the model: reads its headers, configuration and tokenizer, but no weights.
     ///
     /// # Errors
@@ -219,7 +251,7 @@ impl RuntimeBuilder {
         let tokenizer = Tokenizer::beside(&checkpoint);
         let directory = checkpoint.metadata().directory.clone();
         let checkpoint = Arc::new(checkpoint);
-        let source = with_dtypes(Arc::clone(&checkpoint), &dtypes)?;
+        let source = (self.around.0)(with_dtypes(Arc::clone(&checkpoint), &dtypes)?);
         let model_bytes = source.index().total_bytes();
         let mut layout = Layout::new(source.index(), source.alignment(), Layout::unit_bytes_for(model_bytes));
         if self.device == DeviceKind::Cpu && (self.map.names_device() || self.map.device_bytes > 0) {
@@ -241,6 +273,7 @@ impl RuntimeBuilder {
             model_bytes,
             device: self.device,
             keys_and_values,
+            copies: Copies::default(),
         };
 
         let budget_bytes = match self.memory? {
@@ -283,7 +316,16 @@ impl RuntimeBuilder {
             true => DiskProfile::READERS,
             false => 4,
         };
-        let streamer = Streamer::builder(source, units)
+        let can_copy = !has_experts && !matches!(model, Model::Encoder(_));
+        let codec = self.compression.codec(source.index()).filter(|_| can_copy);
+        let mut streamer = Streamer::builder(source, units);
+        let mut compressed = None;
+        if let Some(codec) = codec {
+            let tier = Arc::new(CompressedTier::new(streamer.counted_source(), codec));
+            compressed = Some(Compressed::new(Arc::clone(&tier), self.compression));
+            streamer = streamer.through(tier);
+        }
+        let streamer = streamer
             .io_threads(io_threads)
             .budget(Budget::new(budget_bytes))
             .policy(policy)
@@ -303,6 +345,7 @@ impl RuntimeBuilder {
             routed,
             residences,
             pinned,
+            compressed,
             model_bytes,
             device,
             keys_and_values,

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use smoke_prefetch::SpeculationStats;
 
+use crate::compressed::Weighed;
 use crate::experts::ExpertScore;
 use crate::probe::Limit;
 
@@ -23,7 +24,7 @@ pub struct Statistics {
     pub budget_bytes: u64,
     /// The most memory that was held at any time since the model was opened.
     pub peak_bytes: u64,
-    /// Bytes read, those of the prompt's passes included.
+    /// Bytes read from the disk, those of the prompt's passes included.
     pub bytes_read: u64,
     /// Bytes read per token after the first.
     pub bytes_read_per_token: u64,
@@ -43,6 +44,15 @@ pub struct Statistics {
     pub decode_reading: Duration,
     /// Bytes read after the first token.
     pub decode_bytes_read: u64,
+    /// What was measured of compressed copies and what was made of it; `None` where there are none to be, or where that
+    /// was not asked yet.
+    pub copies: Option<Weighed>,
+    /// Bytes of memory that compressed copies take.
+    pub compressed_bytes: u64,
+    /// Bytes of weights that they hold.
+    pub copied_bytes: u64,
+    /// Bytes that were decoded from them and not read.
+    pub decompressed_bytes: u64,
     /// What became of reads whose use was not certain.
     pub speculation: SpeculationStats,
     /// How well the experts of the next layers were predicted, one and two layers ahead: by the predictor in use, then by
