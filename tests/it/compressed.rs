@@ -159,12 +159,23 @@ fn another_budget_gives_copies_up() {
     assert_eq!(watch.runtime.plan(1).unwrap().compressed_bytes, 0);
     assert!(budget.used_bytes() <= budget.limit_bytes());
     assert_eq!(watch.run(24).tokens, expected);
-    // More than any budget: a generation without room for copies does without them.
-    let tokens = watch.runtime.config().max_positions;
-    let prompt = Prompt::Tokens(vec![1; 5]);
-    let options = GenerateOptions { max_tokens: tokens - 5, ..Default::default() };
-    let refused = watch.runtime.generate(prompt, options).is_err();
-    assert!(refused || watch.runtime.plan(1).unwrap().compressed_bytes <= budget.limit_bytes());
+}
+
+#[test]
+fn a_long_generation_takes_the_room_of_copies() {
+    // As much as the longest context needs, of which a short one leaves much to copies.
+    let open = |compression| {
+        let longest = Runtime::builder(asset(MODEL)).open().unwrap().config().max_positions;
+        let builder = || Runtime::builder(asset(MODEL)).dtype("bf16");
+        let minimum_bytes = builder().open().unwrap().plan(longest).unwrap().minimum_bytes;
+        Watch::around(builder().memory_bytes(minimum_bytes).compressed(compression), Duration::ZERO)
+    };
+    let (watch, off) = (open(Compression::Always("bf16-planes")), open(Compression::Off));
+    assert_eq!(watch.run(24).tokens, off.run(24).tokens);
+    let longest = watch.runtime.config().max_positions;
+    assert!(watch.runtime.plan(24).unwrap().compressed_bytes > 0);
+    assert!(watch.runtime.plan(longest).is_err(), "there is room for both");
+    assert_eq!(watch.run(longest).tokens, off.run(longest).tokens);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use smoke_replay::predictors;
 use smoke_runtime::convert::DtypeRule;
-use smoke_runtime::{ByteSize, Compression, DeviceKind, EXPERT_PREDICTOR_NAMES, KvEncoding, POLICY_NAMES, PlaceRule, Speculation};
+use smoke_runtime::{
+    ByteSize, Compression, DeviceKind, EXPERT_PREDICTOR_NAMES, KvEncoding, POLICY_NAMES, PlaceRule, Speculation,
+};
 
 /// Runs language models larger than memory: weights stream from the disk just before they are needed, and the memory
 /// that you allow is never exceeded.

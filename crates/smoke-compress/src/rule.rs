@@ -46,6 +46,11 @@ pub const MAX_RATIO: f64 = 0.95;
 const LEAST_GAIN: f64 = 0.05;
 
 impl Pass {
+    /// Whether the disk is waited for: else no copies can help.
+    pub fn waits(&self) -> bool {
+        self.streamed_bytes as f64 > self.disk_bytes_per_second * self.compute_seconds
+    }
+
     /// The copies that make a pass the shortest. `None` if decoding is not faster than the disk, or the pass would not
     /// become a twentieth shorter.
     ///

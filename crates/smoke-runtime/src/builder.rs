@@ -48,7 +48,7 @@ pub struct RuntimeBuilder {
 }
 
 /// Puts a source around the one that weights lie in.
-struct Around(Box<dyn FnOnce(Arc<dyn WeightSource>) -> Arc<dyn WeightSource>>);
+struct Around(Box<dyn FnOnce(Arc<dyn WeightSource>) -> Arc<dyn WeightSource> + Send>);
 
 impl std::fmt::Debug for Around {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -226,7 +226,7 @@ impl RuntimeBuilder {
     /// copies elsewhere. It has the same index.
     pub fn source_around(
         mut self,
-        around: impl FnOnce(Arc<dyn WeightSource>) -> Arc<dyn WeightSource> + 'static,
+        around: impl FnOnce(Arc<dyn WeightSource>) -> Arc<dyn WeightSource> + Send + 'static,
     ) -> Self {
         self.around = Around(Box::new(around));
         self

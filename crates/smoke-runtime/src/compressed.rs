@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use smoke_burn::Residence;
 use smoke_compress::codec::{self, CODEC_NAMES};
@@ -95,6 +96,17 @@ pub struct Weighed {
     pub sample: Sample,
     /// The copies that are worth it; `None` where none are.
     pub offer: Option<Offer>,
+}
+
+impl Weighed {
+    /// What decoding so many raw bytes takes if all cores do nothing else.
+    pub(crate) fn decompressing(&self, bytes: u64) -> Duration {
+        Duration::from_secs_f64(bytes as f64 / (self.sample.decode_bytes_per_second * cores() as f64))
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The tier of a model, and what it is used for.
@@ -252,7 +264,8 @@ impl Runtime {
             self.schedule.cycle.iter().copied().filter(|&unit| streamer.cache().contains(unit)).collect();
         let (units, share) = spread(&resident, units);
         let leases: Vec<_> = units.into_iter().filter_map(|unit| streamer.peek(unit)).collect();
-        let places: Vec<&[u8]> = leases.iter().map(|lease| lease.buffer().chunks(share).next().unwrap_or(&[])).collect();
+        let places: Vec<&[u8]> =
+            leases.iter().map(|lease| lease.buffer().chunks(share).next().unwrap_or(&[])).collect();
         Sample::of(compressed.tier.codec(), &places)
     }
 
@@ -263,7 +276,7 @@ impl Runtime {
             disk_bytes_per_second,
             compute_seconds,
             readers: self.weights.streamer().io_threads(),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: cores(),
         }
     }
 

@@ -92,8 +92,9 @@ struct Progress {
     weight_capacity_bytes: u64,
     /// What no policy could help reading in the passes after the first token, had they gone on for ever.
     least_bytes_read: u64,
-    /// What compressed copies had served when the generation began.
+    /// What compressed copies had served when the generation began, and at the first token.
     served_before: u64,
+    served_at_first: u64,
     /// What compressed copies took of memory when units were last pinned.
     copies_bytes: u64,
 }
@@ -181,7 +182,9 @@ impl Generation<'_> {
         } else {
             self.min_of_trace(later_passes)
         };
-        let copies = self.runtime.copies();
+        let (copies, weighed) = (self.runtime.copies(), self.runtime.compressed.as_ref().and_then(Compressed::weighed));
+        let served = served_bytes(self.runtime);
+        let decompressing = |bytes| weighed.map_or(Duration::ZERO, |weighed| weighed.decompressing(bytes));
         Statistics {
             prompt_tokens: self.prompt.len(),
             generated_tokens: generated,
@@ -200,10 +203,11 @@ impl Generation<'_> {
             decode_stall: since_first(stall, at_first.stall),
             decode_reading: since_first(reading, at_first.reading),
             decode_bytes_read,
-            copies: self.runtime.compressed.as_ref().and_then(Compressed::weighed),
+            copies: weighed,
             compressed_bytes: copies.taken_bytes,
             copied_bytes: copies.served_bytes,
-            decompressed_bytes: served_bytes(self.runtime) - self.progress.served_before,
+            decompressed_bytes: served - self.progress.served_before,
+            decode_decompressing: since_first(decompressing(served), decompressing(self.progress.served_at_first)),
             speculation,
             experts: self.runtime.expert_scores(),
         }
@@ -324,7 +328,9 @@ impl Generation<'_> {
         };
         if reading > 0.0 && observed.disk_bytes_per_second > 0.0 {
             self.runtime.weights.release();
-            self.plan = self.runtime.consider_copies(&self.plan, observed).unwrap_or_else(|| self.plan.clone());
+            if let Some(plan) = self.runtime.consider_copies(&self.plan, observed) {
+                self.plan = plan;
+            }
         }
     }
 
@@ -356,6 +362,7 @@ impl Generation<'_> {
             self.progress.first = self.progress.last;
             self.progress.at_first = self.runtime.weights.streamer().stats();
             self.progress.passes_at_first = self.progress.passes;
+            self.progress.served_at_first = served_bytes(self.runtime);
         }
         let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).transpose()?.unwrap_or_default();
         Ok(Some(Token { id, text }))
