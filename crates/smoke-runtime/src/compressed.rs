@@ -262,10 +262,12 @@ impl Runtime {
         let _scratch = streamer.make_room(Sample::scratch_bytes(longest as usize)).ok()?;
         let resident: Vec<UnitId> =
             self.schedule.cycle.iter().copied().filter(|&unit| streamer.cache().contains(unit)).collect();
-        let (units, share) = spread(&resident, units);
-        let leases: Vec<_> = units.into_iter().filter_map(|unit| streamer.peek(unit)).collect();
+        let (sampled, share) = spread(&resident, units);
+        let leases: Vec<_> = sampled.into_iter().filter_map(|unit| streamer.peek(unit)).collect();
+        // Without what fills up the last page.
+        let run_bytes = |unit| units.runs(unit)[0].extent.len as usize;
         let places: Vec<&[u8]> =
-            leases.iter().map(|lease| lease.buffer().chunks(share).next().unwrap_or(&[])).collect();
+            leases.iter().map(|lease| &lease.buffer()[..share.min(run_bytes(lease.unit()))]).collect();
         Sample::of(compressed.tier.codec(), &places)
     }
 
