@@ -256,7 +256,7 @@ pub(crate) enum TraceCommand {
     /// through the model, and what is expected of experts, does.
     #[command(after_help = "Example:
   smoke trace record models/smollm2 --memory 50MB --prompt \"Why is the sky blue?\" --out smollm2.trace")]
-    Record(RecordArguments),
+    Record(Box<RecordArguments>),
     /// Says what a recording has in it.
     Show(ShowArguments),
     /// Replays a recording: what each policy would hit with some memory, beside the best that is possible.

@@ -47,8 +47,10 @@ pub struct RuntimeBuilder {
     around: Around,
 }
 
+type Source = Arc<dyn WeightSource>;
+
 /// Puts a source around the one that weights lie in.
-struct Around(Box<dyn FnOnce(Arc<dyn WeightSource>) -> Arc<dyn WeightSource> + Send>);
+struct Around(Box<dyn FnOnce(Source) -> Source + Send>);
 
 impl std::fmt::Debug for Around {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
