@@ -1,8 +1,8 @@
 //! Compressed copies in memory: the same tokens, within the budget, from fewer bytes of the disk.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,11 +10,14 @@ use smoke_runtime::compress::codec::CODEC_NAMES;
 use smoke_runtime::storage::{Extent, SourceError, TensorIndex, WeightSource};
 use smoke_runtime::{AtEnd, Compression, GenerateOptions, Prompt, Runtime, RuntimeBuilder, Statistics};
 use smoke_tests::{Goldens, asset};
+use tempfile::TempDir;
 
 const MODEL: &str = "tiny/llama";
 
 /// A LLaMA of 6 MB in `bf16`, its weights about zero as those of trained models are: the tiny ones are a few units only.
-fn model_of_bf16(directory: &Path) {
+fn model_of_bf16() -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path();
     let [hidden, mlp, layers, vocabulary] = [256, 640, 4, 320];
     let mut config: Value = serde_json::from_slice(&std::fs::read(asset(MODEL).join("config.json")).unwrap()).unwrap();
     for (key, size) in [
@@ -57,16 +60,7 @@ fn model_of_bf16(directory: &Path) {
     let header = Value::Object(header).to_string();
     let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
     std::fs::write(directory.join("model.safetensors"), file).unwrap();
-}
-
-/// The same for all tests.
-fn model() -> PathBuf {
-    static MODEL: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
-        let directory = tempfile::tempdir().unwrap();
-        model_of_bf16(directory.path());
-        directory
-    });
-    MODEL.path().to_owned()
+    place
 }
 
 /// Counts what is read of a source, which takes some time for each read.
@@ -106,13 +100,9 @@ struct Run {
 }
 
 impl Watch {
-    /// The model of `bf16` with weights as `dtype`, and `percent` of their size as the budget.
-    fn open(dtype: &str, percent: u64, compression: Compression, delay: Duration) -> Self {
-        Self::open_model(model(), dtype, percent, compression, delay)
-    }
-
-    fn open_model(path: PathBuf, dtype: &str, percent: u64, compression: Compression, delay: Duration) -> Self {
-        let builder = || Runtime::builder(&path).dtype(dtype);
+    /// With weights as `dtype`, and `percent` of their size as the budget.
+    fn open(path: &Path, dtype: &str, percent: u64, compression: Compression, delay: Duration) -> Self {
+        let builder = || Runtime::builder(path).dtype(dtype);
         let model_bytes = builder().open().unwrap().plan(1).unwrap().model_bytes;
         let builder = builder().memory_bytes(model_bytes * percent / 100).compressed(compression);
         Self::around(builder, delay)
@@ -154,7 +144,7 @@ fn tokens_are_the_golden_ones_with_every_codec() {
     for name in CODEC_NAMES {
         for percent in [70, 50, 25] {
             let compression = Compression::Always(name);
-            let watch = Watch::open_model(asset(MODEL), "keep", percent, compression, Duration::ZERO);
+            let watch = Watch::open(&asset(MODEL), "keep", percent, compression, Duration::ZERO);
             let run = watch.run(expected.len());
             assert_eq!(run.tokens, expected, "{name} at {percent} %");
         }
@@ -163,13 +153,14 @@ fn tokens_are_the_golden_ones_with_every_codec() {
 
 #[test]
 fn copies_of_bf16_save_reads_and_change_no_token() {
+    let model = model_of_bf16();
     const TOKENS: usize = 24;
-    let whole = Watch::open("keep", 300, Compression::Off, Duration::ZERO).run(TOKENS);
+    let whole = Watch::open(model.path(), "keep", 300, Compression::Off, Duration::ZERO).run(TOKENS);
     for percent in [50, 25] {
-        let off = Watch::open("keep", percent, Compression::Off, Duration::ZERO).run(TOKENS);
+        let off = Watch::open(model.path(), "keep", percent, Compression::Off, Duration::ZERO).run(TOKENS);
         assert_eq!((&off.tokens, off.statistics.decompressed_bytes), (&whole.tokens, 0));
         for name in CODEC_NAMES {
-            let watch = Watch::open("keep", percent, Compression::Always(name), Duration::ZERO);
+            let watch = Watch::open(model.path(), "keep", percent, Compression::Always(name), Duration::ZERO);
             let on = watch.run(TOKENS);
             assert_eq!(on.tokens, whole.tokens, "{name} at {percent} %");
             let (statistics, what) = (&on.statistics, format!("{name} at {percent} %: {:?}", on.statistics));
@@ -193,7 +184,8 @@ fn copies_of_bf16_save_reads_and_change_no_token() {
 
 #[test]
 fn statistics_say_what_the_disk_gave() {
-    let watch = Watch::open("keep", 50, Compression::Always("bf16-planes"), Duration::ZERO);
+    let model = model_of_bf16();
+    let watch = Watch::open(model.path(), "keep", 50, Compression::Always("bf16-planes"), Duration::ZERO);
     let opened = watch.bytes.load(Ordering::SeqCst);
     let run = watch.run(24);
     let statistics = &run.statistics;
@@ -213,7 +205,8 @@ fn statistics_say_what_the_disk_gave() {
 
 #[test]
 fn another_budget_gives_copies_up() {
-    let watch = Watch::open("keep", 50, Compression::Always("zstd"), Duration::ZERO);
+    let model = model_of_bf16();
+    let watch = Watch::open(model.path(), "keep", 50, Compression::Always("zstd"), Duration::ZERO);
     let expected = watch.run(24).tokens;
     let held = watch.runtime.plan(1).unwrap().compressed_bytes;
     assert!(held > 0);
@@ -226,10 +219,11 @@ fn another_budget_gives_copies_up() {
 
 #[test]
 fn a_long_generation_takes_the_room_of_copies() {
+    let model = model_of_bf16();
     // As much as the longest context needs, of which a short one leaves much to copies.
     let open = |compression| {
-        let longest = Runtime::builder(model()).open().unwrap().config().max_positions;
-        let builder = || Runtime::builder(model());
+        let longest = Runtime::builder(model.path()).open().unwrap().config().max_positions;
+        let builder = || Runtime::builder(model.path());
         let minimum_bytes = builder().open().unwrap().plan(longest).unwrap().minimum_bytes;
         Watch::around(builder().memory_bytes(minimum_bytes).compressed(compression), Duration::ZERO)
     };
@@ -243,11 +237,12 @@ fn a_long_generation_takes_the_room_of_copies() {
 
 #[test]
 fn auto_makes_copies_beside_a_slow_disk_and_none_that_cannot_pay() {
+    let model = model_of_bf16();
     let delay = Duration::from_millis(20);
-    let watch = Watch::open("keep", 50, Compression::Auto, delay);
+    let watch = Watch::open(model.path(), "keep", 50, Compression::Auto, delay);
     // Two tokens more do not make up for making copies, however slow the disk.
     assert_eq!(watch.run(3).statistics.decompressed_bytes, 0);
-    let off = Watch::open("keep", 50, Compression::Off, Duration::ZERO).run(20);
+    let off = Watch::open(model.path(), "keep", 50, Compression::Off, Duration::ZERO).run(20);
     // A busy machine may look slow in the one pass that is measured, rather than the disk.
     let slow = (0..5).map(|_| watch.run(20)).find(|run| run.statistics.decompressed_bytes > 0);
     let slow = slow.expect("decoding is faster than a read of 20 ms");
@@ -257,7 +252,7 @@ fn auto_makes_copies_beside_a_slow_disk_and_none_that_cannot_pay() {
     assert!(steady(&slow) < steady(&off), "{weighed:?}");
     // Where nothing streams, nothing is asked; packed weights have nothing to give.
     for (dtype, percent) in [("keep", 300), ("q8_0", 50)] {
-        let run = Watch::open(dtype, percent, Compression::Auto, Duration::from_millis(1)).run(4);
+        let run = Watch::open(model.path(), dtype, percent, Compression::Auto, Duration::from_millis(1)).run(4);
         assert_eq!((run.statistics.copies, run.statistics.decompressed_bytes), (None, 0), "{dtype}");
     }
 }
