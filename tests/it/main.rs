@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what tests share, too")]
 
 mod attention;
+mod compressed;
 mod convert;
 mod encoders;
 mod expert_predictors;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use smoke_replay::predictors;
 use smoke_runtime::convert::DtypeRule;
-use smoke_runtime::{ByteSize, DeviceKind, EXPERT_PREDICTOR_NAMES, KvEncoding, POLICY_NAMES, PlaceRule, Speculation};
+use smoke_runtime::{
+    ByteSize, Compression, DeviceKind, EXPERT_PREDICTOR_NAMES, KvEncoding, POLICY_NAMES, PlaceRule, Speculation,
+};
 
 /// Runs language models larger than memory: weights stream from the disk just before they are needed, and the memory
 /// that you allow is never exceeded.
@@ -144,6 +146,11 @@ pub(crate) struct RunArguments {
     /// What to evict when memory is full; the default reads least, the others are there to compare with.
     #[arg(long, value_name = "NAME", default_value = POLICY_NAMES[0], value_parser = POLICY_NAMES.to_vec())]
     pub(crate) policy: String,
+    /// Keep compressed copies in memory of weights that would be read for every token: off; auto (as many as make tokens
+    /// come faster by the rates that are measured on the way, of weights in bf16, f16 or f32, else none); or by lz4, zstd, zlib or bf16-planes
+    /// as many as there is room for, to compare. They count in --memory and hold the same bytes.
+    #[arg(long, value_name = "CODEC", default_value_t = Compression::Off)]
+    pub(crate) compressed: Compression,
     /// Who says which experts the next layers of a mixture of experts will choose: one that learns on the way; the later
     /// routers, run early; what mostly followed; what is chosen most; what the token before chose; or nobody.
     #[arg(long, value_name = "NAME", default_value = EXPERT_PREDICTOR_NAMES[0], value_parser = EXPERT_PREDICTOR_NAMES.to_vec())]
@@ -200,6 +207,9 @@ pub(crate) struct PlanArguments {
     /// Tokens of prompt and answer to plan for.
     #[arg(long, value_name = "N", default_value = "256")]
     pub(crate) context: NonZeroUsize,
+    /// Say what compressed copies of weights in memory would bring: off, auto, lz4, zstd, zlib or bf16-planes, as for `smoke run`.
+    #[arg(long, value_name = "CODEC", default_value_t = Compression::Off)]
+    pub(crate) compressed: Compression,
     /// Threads that compute; as many as the machine has cores unless given.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -246,7 +256,7 @@ pub(crate) enum TraceCommand {
     /// through the model, and what is expected of experts, does.
     #[command(after_help = "Example:
   smoke trace record models/smollm2 --memory 50MB --prompt \"Why is the sky blue?\" --out smollm2.trace")]
-    Record(RecordArguments),
+    Record(Box<RecordArguments>),
     /// Says what a recording has in it.
     Show(ShowArguments),
     /// Replays a recording: what each policy would hit with some memory, beside the best that is possible.

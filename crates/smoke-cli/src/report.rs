@@ -5,8 +5,9 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 use smoke_hub::Progress;
-use smoke_runtime::ByteSize;
+use smoke_runtime::{ByteSize, Weighed};
 
 /// Prints an error with its causes.
 pub(crate) fn error(error: &(dyn Error + 'static)) {
@@ -91,4 +92,22 @@ impl FetchBars {
 /// A share as a percentage.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
+}
+
+/// What a codec makes of the weights.
+pub(crate) fn of_codec(Weighed { codec, sample, .. }: &Weighed) -> String {
+    let rate = ByteSize(sample.decode_bytes_per_second as u64);
+    format!("{codec} makes {} of them, and decodes {rate}/s in each thread", percent(sample.ratio))
+}
+
+pub(crate) fn weighed_json(Weighed { codec, sample, offer, .. }: &Weighed) -> serde_json::Value {
+    json!({
+        "codec": codec,
+        "ratio": sample.ratio,
+        "compress_bytes_per_second": sample.compress_bytes_per_second,
+        "decode_bytes_per_second": sample.decode_bytes_per_second,
+        "offered_bytes": offer.map_or(0, |offer| offer.served_bytes),
+        "seconds_without": offer.map(|offer| offer.seconds_without),
+        "seconds_with": offer.map(|offer| offer.seconds_with),
+    })
 }

@@ -1,99 +1,114 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use smoke_core::{Budget, Permit};
+use smoke_core::Permit;
 use smoke_storage::{Extent, SourceError, SourceErrorKind, TensorIndex, WeightSource};
 
-use crate::clock::{Clock, SystemClock};
 use crate::codec::Codec;
-use crate::measurement::{Measurement, Rule, Samples};
 use crate::pieces::{PIECE, Pieces, scratch_bytes};
-use crate::report::TierReport;
+use crate::rule::MAX_RATIO;
 
-/// A source that keeps compressed copies of what is read from another.
+/// A source that keeps compressed copies of some of what is read from another.
 ///
-/// - An extent is copied when it is read for the second time, by the thread that read it: what is read once, the cache above
-///   keeps. A copy serves reads of the same extent only, decoded straight into the caller's buffer.
+/// - It keeps nothing before it is told what, and how much memory that may take: by [`keep`](Self::keep).
+/// - An extent that is to be kept is copied at its next read, by the thread that read it. A copy serves reads of the same
+///   extent only, decoded straight into the caller's buffer.
 /// - Copies stay. Where reads repeat in a cycle a fixed set is the best there is (Belady, 1966), so what finds no room
 ///   is read from the source for ever.
 /// - Copies, and what compressing takes beside them, are inside the share of the budget; a codec's own tables, below 2 MB
 ///   for each thread that compresses, are not.
-/// - By [`Rule::Measured`] nothing is kept until 4 MiB were sampled, and if copies do not [pay](Measurement::pays)
-///   the share is given back.
 #[derive(Debug)]
 pub struct CompressedTier {
     source: Arc<dyn WeightSource>,
     codec: Box<dyn Codec>,
-    clock: Box<dyn Clock>,
-    /// The share once more, as a ledger of its own that copies draw on.
-    room: Budget,
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    decision: Decision,
-    share: Permit,
-    measurement: Option<Measurement>,
+    /// Counts the calls of `keep`: what belongs to an earlier one comes too late.
+    round: u64,
     entries: HashMap<Extent, Entry>,
-    served_bytes: u64,
-}
-
-#[derive(Debug)]
-enum Decision {
-    Sampling(Samples),
-    On,
-    Off,
+    /// Extents that are to be copied or are being copied.
+    pending: usize,
+    /// What of the share is not taken; `None` once nothing more is to be copied.
+    share: Option<Permit>,
+    report: TierReport,
 }
 
 #[derive(Debug)]
 enum Entry {
-    /// Read once.
-    Seen,
-    /// Being copied, or not worth it, or without room: not tried again.
-    Settled,
+    Wanted,
     Copied(Arc<Pieces>),
 }
 
+/// What a [`CompressedTier`] holds and did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TierReport {
+    /// What the copies stand for, in raw bytes.
+    pub copied_bytes: u64,
+    /// What the copies take, in bytes.
+    pub held_bytes: u64,
+    /// What is left of the share for further copies, in bytes.
+    pub left_bytes: u64,
+    /// Raw bytes that were served from copies since the tier was made.
+    pub served_bytes: u64,
+}
+
+/// Why there is no copy.
+enum NoCopy {
+    /// Asked to stop: the next read tries again.
+    Stopped,
+    /// There is no room, or too little is saved.
+    NotWorthIt,
+}
+
 impl CompressedTier {
-    /// Nothing is kept yet; `share` is what copies may take, from the ledger that they count in.
-    pub fn new(source: Arc<dyn WeightSource>, codec: Box<dyn Codec>, share: Permit) -> Self {
-        let room = Budget::new(share.bytes());
-        let state = State {
-            decision: Decision::Sampling(Samples::default()),
-            share,
-            measurement: None,
-            entries: HashMap::new(),
-            served_bytes: 0,
-        };
-        Self { source, codec, clock: Box::new(SystemClock::default()), room, state: Mutex::new(state) }
+    /// Keeps nothing yet.
+    pub fn new(source: Arc<dyn WeightSource>, codec: Box<dyn Codec>) -> Self {
+        Self { source, codec, state: Mutex::default() }
     }
 
-    /// Decides by another rule than [`Rule::Measured`].
-    pub fn with_rule(self, rule: Rule) -> Self {
-        self.state().decision = match rule {
-            Rule::Measured => Decision::Sampling(Samples::default()),
-            Rule::Always => Decision::On,
-        };
-        self
+    /// The bytes of the share that a thread needs while it copies an extent of so many bytes.
+    pub fn scratch_bytes(extent_bytes: u64) -> u64 {
+        scratch_bytes(extent_bytes.min(PIECE as u64) as usize)
     }
 
-    /// Measures with another clock than the system's.
-    pub fn with_clock(self, clock: impl Clock + 'static) -> Self {
-        Self { clock: Box::new(clock), ..self }
+    /// What copies are compressed with.
+    pub fn codec(&self) -> &dyn Codec {
+        &*self.codec
     }
 
-    /// What was decided and done so far.
+    /// Forgets all copies, and makes copies of `extents` from now on: each once it is read, as far as they fit into `share`.
+    /// What is left of the share is given back when all of them were read.
+    ///
+    /// They should be what is read as one. Each thread that reads needs [scratch](Self::scratch_bytes) beside the copies.
+    pub fn keep(&self, extents: impl IntoIterator<Item = Extent>, share: Permit) {
+        self.begin(extents.into_iter().map(|extent| (extent, Entry::Wanted)).collect(), Some(share));
+    }
+
+    /// Forgets all copies and gives the share back: at once, but for what other threads are reading at the moment.
+    pub fn clear(&self) {
+        self.begin(HashMap::new(), None);
+    }
+
+    fn begin(&self, entries: HashMap<Extent, Entry>, share: Option<Permit>) {
+        let pending = entries.len();
+        let share = share.filter(|_| pending > 0);
+        let mut state = self.state();
+        let report = TierReport { served_bytes: state.report.served_bytes, ..TierReport::default() };
+        let next = State { round: state.round + 1, entries, pending, share, report };
+        let before = std::mem::replace(&mut *state, next);
+        // Freeing takes a while, and others want the lock.
+        drop(state);
+        drop(before);
+    }
+
+    /// What is held and was done so far.
     pub fn report(&self) -> TierReport {
         let state = self.state();
-        TierReport {
-            codec: self.codec.name(),
-            is_on: matches!(state.decision, Decision::On),
-            measurement: state.measurement,
-            served_bytes: state.served_bytes,
-            held_bytes: self.room.used_bytes(),
-        }
+        TierReport { left_bytes: state.share.as_ref().map_or(0, Permit::bytes), ..state.report }
     }
 
     /// A panic elsewhere leaves nothing half done: each change under the lock is a whole one.
@@ -109,100 +124,102 @@ impl CompressedTier {
         };
         match copy.decompress(&*self.codec, buf, should_stop) {
             Ok(true) => {
-                self.state().served_bytes += extent.len;
+                self.state().report.served_bytes += extent.len;
                 Ok(true)
             }
             Ok(false) => Err(SourceError::new(SourceErrorKind::Cancelled, "reading was cancelled")),
+            // A codec that breaks its contract costs time, not the answer.
             Err(_) => {
-                // A codec that breaks its contract costs time, not the answer.
-                self.state().entries.insert(extent, Entry::Settled);
+                self.state().forget(extent);
                 Ok(false)
             }
         }
     }
 
-    /// Looks at what was read from the source.
-    fn learn(&self, reads: &[(Extent, &mut [u8])], reading: Duration, should_stop: &dyn Fn() -> bool) {
-        if let Decision::Sampling(samples) = &mut self.state().decision {
-            samples.reading += reading;
-            samples.read_bytes += reads.iter().map(|(extent, _)| extent.len).sum::<u64>();
-        }
-        for (extent, raw) in reads.iter().filter(|(extent, _)| extent.len > 0) {
-            if should_stop() {
+    /// Copies what was read, if it is to be kept.
+    fn admit(&self, extent: Extent, raw: &[u8], should_stop: &dyn Fn() -> bool) {
+        let round = {
+            let mut state = self.state();
+            if !matches!(state.entries.get(&extent), Some(Entry::Wanted)) {
                 return;
             }
-            if matches!(self.state().decision, Decision::Sampling(_)) {
-                self.sample(&raw[..raw.len().min(PIECE)]);
-            }
-            self.admit(*extent, raw, should_stop);
-        }
-    }
-
-    fn sample(&self, raw: &[u8]) {
-        let Some(scratch) = self.room.try_acquire(scratch_bytes(raw.len()) + raw.len() as u64) else { return };
-        self.measure(raw);
-        drop(scratch);
-        let mut state = self.state();
-        if matches!(state.decision, Decision::Off) {
-            // All but what other threads still sample with.
-            state.share.shrink_to(self.room.used_bytes());
-        }
-    }
-
-    fn measure(&self, raw: &[u8]) {
-        let compressed = self.codec.compress(raw);
-        // Its pages are made before time counts, as those of a caller's buffer are.
-        let mut decoded = vec![1; raw.len()];
-        let start = self.clock.now();
-        let is_decoded = self.codec.decompress(&compressed, &mut decoded).is_ok();
-        let decoding = self.clock.now().saturating_sub(start);
-        let mut state = self.state();
-        let Decision::Sampling(samples) = &mut state.decision else { return };
-        if !is_decoded || decoded != raw {
-            state.switch_off();
-            return;
-        }
-        samples.raw_bytes += raw.len() as u64;
-        samples.compressed_bytes += compressed.len() as u64;
-        samples.decoding += decoding;
-        if let Some(measurement) = samples.measurement() {
-            state.measurement = Some(measurement);
-            if measurement.pays() { state.decision = Decision::On } else { state.switch_off() }
-        }
-    }
-
-    /// Copies what is read for the second time.
-    fn admit(&self, extent: Extent, raw: &[u8], should_stop: &dyn Fn() -> bool) {
-        {
-            let mut state = self.state();
-            let is_on = match state.decision {
-                Decision::On => true,
-                Decision::Sampling(_) => false,
-                Decision::Off => return,
-            };
-            match state.entries.get_mut(&extent) {
-                None => {
-                    state.entries.insert(extent, Entry::Seen);
-                    return;
-                }
-                Some(entry @ Entry::Seen) if is_on => *entry = Entry::Settled,
-                Some(_) => return,
-            }
-        }
-        let copy = Pieces::compress(&*self.codec, raw, &self.room, should_stop);
-        let entry = match copy {
-            Some(copy) => Entry::Copied(Arc::new(copy)),
-            None if should_stop() => Entry::Seen,
-            None => return,
+            // No other thread copies it meanwhile.
+            state.entries.remove(&extent);
+            state.round
         };
-        self.state().entries.insert(extent, entry);
+        let copy = self.compress(raw, round, should_stop);
+        let mut state = self.state();
+        if state.round == round {
+            state.settle(extent, copy);
+        }
+    }
+
+    fn compress(&self, raw: &[u8], round: u64, should_stop: &dyn Fn() -> bool) -> Result<Pieces, NoCopy> {
+        let mut copy = Pieces(Vec::with_capacity(raw.len().div_ceil(PIECE)));
+        for piece in raw.chunks(PIECE) {
+            let room = match should_stop() {
+                true => Err(NoCopy::Stopped),
+                false => self.state().take(round, scratch_bytes(piece.len())),
+            };
+            let mut permit = match room {
+                Ok(permit) => permit,
+                Err(reason) => {
+                    copy.0.into_iter().for_each(|(_, permit)| self.state().give_back(round, permit));
+                    return Err(reason);
+                }
+            };
+            let compressed = self.codec.compress(piece).into_boxed_slice();
+            let surplus = permit.split(permit.bytes().saturating_sub(compressed.len() as u64));
+            self.state().give_back(round, surplus);
+            copy.0.push((compressed, permit));
+        }
+        if copy.bytes() as f64 >= raw.len() as f64 * MAX_RATIO {
+            copy.0.into_iter().for_each(|(_, permit)| self.state().give_back(round, permit));
+            return Err(NoCopy::NotWorthIt);
+        }
+        Ok(copy)
     }
 }
 
 impl State {
-    fn switch_off(&mut self) {
-        self.decision = Decision::Off;
-        self.entries = HashMap::new();
+    fn take(&mut self, round: u64, bytes: u64) -> Result<Permit, NoCopy> {
+        match &mut self.share {
+            Some(share) if self.round == round && share.bytes() >= bytes => Ok(share.split(bytes)),
+            _ => Err(NoCopy::NotWorthIt),
+        }
+    }
+
+    /// To the share; to the ledger where that is another one by now.
+    fn give_back(&mut self, round: u64, permit: Permit) {
+        if let Some(share) = self.share.as_mut().filter(|_| self.round == round) {
+            share.merge(permit);
+        }
+    }
+
+    fn settle(&mut self, extent: Extent, copy: Result<Pieces, NoCopy>) {
+        match copy {
+            Err(NoCopy::Stopped) => {
+                self.entries.insert(extent, Entry::Wanted);
+                return;
+            }
+            Err(NoCopy::NotWorthIt) => {}
+            Ok(copy) => {
+                self.report.copied_bytes += extent.len;
+                self.report.held_bytes += copy.bytes();
+                self.entries.insert(extent, Entry::Copied(Arc::new(copy)));
+            }
+        }
+        self.pending -= 1;
+        if self.pending == 0 {
+            self.share = None;
+        }
+    }
+
+    fn forget(&mut self, extent: Extent) {
+        if let Some(Entry::Copied(copy)) = self.entries.remove(&extent) {
+            self.report.copied_bytes -= extent.len;
+            self.report.held_bytes -= copy.bytes();
+        }
     }
 }
 
@@ -212,7 +229,7 @@ impl WeightSource for CompressedTier {
     }
 
     fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
-        self.read_all_cancellable(&mut [(extent, buf)], &|| false)
+        self.read_cancellable(extent, buf, &|| false)
     }
 
     fn read_cancellable(
@@ -221,7 +238,11 @@ impl WeightSource for CompressedTier {
         buf: &mut [u8],
         should_stop: &dyn Fn() -> bool,
     ) -> Result<(), SourceError> {
-        self.read_all_cancellable(&mut [(extent, buf)], should_stop)
+        if !self.serve(extent, buf, should_stop)? {
+            self.source.read_cancellable(extent, buf, should_stop)?;
+            self.admit(extent, buf, should_stop);
+        }
+        Ok(())
     }
 
     fn read_all_cancellable(
@@ -235,13 +256,10 @@ impl WeightSource for CompressedTier {
                 missing.push((*extent, &mut **buf));
             }
         }
-        if missing.is_empty() {
-            return Ok(());
+        if !missing.is_empty() {
+            self.source.read_all_cancellable(&mut missing, should_stop)?;
         }
-        let start = self.clock.now();
-        self.source.read_all_cancellable(&mut missing, should_stop)?;
-        let reading = self.clock.now().saturating_sub(start);
-        self.learn(&missing, reading, should_stop);
+        missing.iter().for_each(|(extent, raw)| self.admit(*extent, raw, should_stop));
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::error::StreamError;
 use crate::gate::Speculation;
 use crate::reader::Reader;
 use crate::retry::Retry;
-use crate::stats::Counters;
+use crate::stats::{Counted, Counters};
 use crate::streamer::{Setting, Streamer};
 
 /// Puts a [`Streamer`] together; made by [`Streamer::builder`]. Everything has a default.
@@ -20,6 +20,8 @@ use crate::streamer::{Setting, Streamer};
 #[must_use = "nothing happens before `build`"]
 pub struct StreamerBuilder {
     source: Arc<dyn WeightSource>,
+    through: Option<Arc<dyn WeightSource>>,
+    counters: Arc<Counters>,
     units: UnitMap,
     budget: Option<Budget>,
     policy: Box<dyn EvictionPolicy>,
@@ -37,6 +39,8 @@ impl StreamerBuilder {
     pub(crate) fn new(source: Arc<dyn WeightSource>, units: UnitMap) -> Self {
         Self {
             source,
+            through: None,
+            counters: Arc::default(),
             units,
             budget: None,
             policy: Box::new(NextUse),
@@ -114,6 +118,19 @@ impl StreamerBuilder {
         self
     }
 
+    /// The source that units lie in, which counts for the streamer what is read of it: to put another one around it, for
+    /// [`through`](Self::through). The [clock](Self::clock) must have been set before.
+    pub fn counted_source(&self) -> Arc<dyn WeightSource> {
+        counted(&self.source, &self.counters, &self.clock)
+    }
+
+    /// Asks `source` for units instead: one around the [`counted_source`](Self::counted_source), as with copies of what lies
+    /// there. What it answers by itself is in no count of bytes and reads.
+    pub fn through(mut self, source: Arc<dyn WeightSource>) -> Self {
+        self.through = Some(source);
+        self
+    }
+
     /// Starts the threads.
     ///
     /// # Errors
@@ -135,12 +152,17 @@ impl StreamerBuilder {
             patience: self.patience,
         };
         let reader = Reader {
-            source: self.source,
+            source: self.through.unwrap_or_else(|| counted(&self.source, &self.counters, &self.clock)),
+            disk: self.source,
             units: self.units,
             retry: self.retry,
             clock: self.clock,
-            counters: Counters::default(),
+            counters: self.counters,
         };
         Streamer::start(setting, reader, budget, self.policy, predictor)
     }
+}
+
+fn counted(source: &Arc<dyn WeightSource>, counters: &Arc<Counters>, clock: &Arc<dyn Clock>) -> Arc<dyn WeightSource> {
+    Arc::new(Counted { source: Arc::clone(source), counters: Arc::clone(counters), clock: Arc::clone(clock) })
 }

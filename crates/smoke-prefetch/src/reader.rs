@@ -7,18 +7,21 @@ use smoke_storage::{AlignedBuffer, Extent, SourceError, SourceErrorKind, UnitMap
 use crate::clock::Clock;
 use crate::load::LoadError;
 use crate::retry::Retry;
-use crate::stats::{Counted, Counters};
+use crate::stats::Counters;
 
 /// Everything an I/O thread needs to load a unit.
 ///
 /// It knows neither the streamer nor the loader, so that a load in flight keeps neither of them alive.
 #[derive(Debug)]
 pub(crate) struct Reader {
+    /// Where units lie.
+    pub(crate) disk: Arc<dyn WeightSource>,
+    /// What is asked for them: the disk, counted, or a source around that.
     pub(crate) source: Arc<dyn WeightSource>,
     pub(crate) units: UnitMap,
     pub(crate) retry: Retry,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
 }
 
 /// A reservation, and the memory that it is for: empty, or of a unit that was evicted for it.
@@ -44,8 +47,7 @@ impl Reader {
         if should_stop() {
             return Err(LoadError::Cancelled);
         }
-        let source = self.counted();
-        let load = || self.units.load_into(unit, &source, &mut buffer, should_stop);
+        let load = || self.units.load_into(unit, &*self.source, &mut buffer, should_stop);
         self.retry(should_stop, load).map_err(|error| {
             if error.kind() == SourceErrorKind::Cancelled {
                 LoadError::Cancelled
@@ -59,12 +61,7 @@ impl Reader {
 
     /// Reads bytes into a buffer of the caller.
     pub(crate) fn read(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
-        let source = self.counted();
-        self.retry(&|| false, || source.read_at(extent, buf))
-    }
-
-    fn counted(&self) -> Counted<'_> {
-        Counted { source: &*self.source, counters: &self.counters, clock: &*self.clock }
+        self.retry(&|| false, || self.source.read_at(extent, buf))
     }
 
     fn retry<T>(

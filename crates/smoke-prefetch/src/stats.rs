@@ -1,5 +1,5 @@
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use smoke_cache::CacheStats;
@@ -222,10 +222,10 @@ impl Counters {
 
 /// A source that counts what is read through it, and how long that takes.
 #[derive(Debug)]
-pub(crate) struct Counted<'a> {
-    pub(crate) source: &'a dyn WeightSource,
-    pub(crate) counters: &'a Counters,
-    pub(crate) clock: &'a dyn Clock,
+pub(crate) struct Counted {
+    pub(crate) source: Arc<dyn WeightSource>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 struct OnDrop<F: Fn()>(F);
@@ -236,7 +236,7 @@ impl<F: Fn()> Drop for OnDrop<F> {
     }
 }
 
-impl Counted<'_> {
+impl Counted {
     fn count(
         &self,
         reads: usize,
@@ -253,7 +253,7 @@ impl Counted<'_> {
     }
 }
 
-impl WeightSource for Counted<'_> {
+impl WeightSource for Counted {
     fn index(&self) -> &TensorIndex {
         self.source.index()
     }

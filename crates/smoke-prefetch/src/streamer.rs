@@ -306,7 +306,7 @@ impl Streamer {
 
     /// What units are read from. Reads of one's own are neither counted nor tried again.
     pub fn source(&self) -> &dyn WeightSource {
-        &*self.inner.reader.source
+        &*self.inner.reader.disk
     }
 
     /// How many units are read at a time at most.

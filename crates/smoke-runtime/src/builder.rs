@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use smoke_burn::{DeviceKind, Layout, Weights};
 use smoke_cache::policy::{self, Known, Pinned, PinnedUnits};
 use smoke_cache::{Budget, EvictionPolicy};
+use smoke_compress::CompressedTier;
 use smoke_convert::{Converted, DtypeRule, DtypeRules};
 use smoke_core::{ByteSize, UnitInfo, UnitKind};
 use smoke_models::parts::{ExpertLayers, KvEncoding};
@@ -14,6 +15,7 @@ use smoke_predict::{AccessPredictor, CyclicPredictor, RoutedPredictor, RoutedUni
 use smoke_prefetch::{Speculation, Streamer};
 use smoke_storage::{Checkpoint, DiskProfile, ReaderKind, UnitMap, WeightSource};
 
+use crate::compressed::{Compressed, Compression, Copies};
 use crate::error::RuntimeError;
 use crate::experts::{EXPERT_PREDICTOR_NAMES, ExpertChoice};
 use crate::placement::{DeviceMap, PlaceRule};
@@ -41,6 +43,19 @@ pub struct RuntimeBuilder {
     models: AutoModel,
     kv_encoding: KvEncoding,
     map: DeviceMap,
+    compression: Compression,
+    around: Around,
+}
+
+type Source = Arc<dyn WeightSource>;
+
+/// Puts a source around the one that weights lie in.
+struct Around(Box<dyn FnOnce(Source) -> Source + Send>);
+
+impl std::fmt::Debug for Around {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Around")
+    }
 }
 
 #[derive(Debug)]
@@ -66,6 +81,8 @@ impl RuntimeBuilder {
             models: AutoModel::default(),
             kv_encoding: KvEncoding::default(),
             map: DeviceMap::default(),
+            compression: Compression::default(),
+            around: Around(Box::new(|source| source)),
         }
     }
 
@@ -200,6 +217,23 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Whether memory holds compressed copies of weights that would be read for every token: none unless said. They count
+    /// in the budget, and are made where they make tokens come faster.
+    pub fn compressed(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// Reads weights through the source that `around` makes of the one they lie in: for one that counts, waits, or keeps
+    /// copies elsewhere. It has the same index.
+    pub fn source_around(
+        mut self,
+        around: impl FnOnce(Arc<dyn WeightSource>) -> Arc<dyn WeightSource> + Send + 'static,
+    ) -> Self {
+        self.around = Around(Box::new(around));
+        self
+    }
+
     /// Opens the model: reads its headers, configuration and tokenizer, but no weights.
     ///
     /// # Errors
@@ -219,7 +253,7 @@ impl RuntimeBuilder {
         let tokenizer = Tokenizer::beside(&checkpoint);
         let directory = checkpoint.metadata().directory.clone();
         let checkpoint = Arc::new(checkpoint);
-        let source = with_dtypes(Arc::clone(&checkpoint), &dtypes)?;
+        let source = (self.around.0)(with_dtypes(Arc::clone(&checkpoint), &dtypes)?);
         let model_bytes = source.index().total_bytes();
         let mut layout = Layout::new(source.index(), source.alignment(), Layout::unit_bytes_for(model_bytes));
         if self.device == DeviceKind::Cpu && (self.map.names_device() || self.map.device_bytes > 0) {
@@ -253,6 +287,7 @@ impl RuntimeBuilder {
             device: self.device,
             keys_and_values,
             reading,
+            copies: Copies::default(),
         };
 
         let budget_bytes = match self.memory? {
@@ -286,7 +321,16 @@ impl RuntimeBuilder {
             true => Box::new(RoutedPredictor::new(schedule.cycle.clone(), &routed).with_rates(rates)),
             false => Box::new(CyclicPredictor::new(schedule.clone())),
         });
-        let streamer = Streamer::builder(source, units)
+        let can_copy = !has_experts && !matches!(model, Model::Encoder(_));
+        let codec = self.compression.codec(source.index()).filter(|_| can_copy);
+        let mut streamer = Streamer::builder(source, units);
+        let mut compressed = None;
+        if let Some(codec) = codec {
+            let tier = Arc::new(CompressedTier::new(streamer.counted_source(), codec));
+            compressed = Some(Compressed::new(Arc::clone(&tier), self.compression));
+            streamer = streamer.through(tier);
+        }
+        let streamer = streamer
             .io_threads(reading.at_once)
             .budget(Budget::new(budget_bytes))
             .policy(policy)
@@ -306,6 +350,7 @@ impl RuntimeBuilder {
             routed,
             residences,
             pinned,
+            compressed,
             model_bytes,
             device,
             keys_and_values,

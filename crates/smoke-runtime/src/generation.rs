@@ -9,6 +9,7 @@ use smoke_models::Model;
 use smoke_models::text::{Sampler, Sampling, StreamDecoder};
 use smoke_prefetch::StreamStats;
 
+use crate::compressed::{Compressed, Observed};
 use crate::error::RuntimeError;
 use crate::plan::{Plan, prefill_chunk};
 use crate::runtime::Runtime;
@@ -91,15 +92,20 @@ struct Progress {
     weight_capacity_bytes: u64,
     /// What no policy could help reading in the passes after the first token, had they gone on for ever.
     least_bytes_read: u64,
+    /// What compressed copies had served when the generation began, and at the first token.
+    served_before: u64,
+    served_at_first: u64,
+    /// What compressed copies took of memory when units were last pinned.
+    copies_bytes: u64,
 }
 
 impl Progress {
-    /// Counts a pass in which weights could have so much memory.
-    fn count_pass(&mut self, plan: &Plan, weight_capacity_bytes: u64) {
+    /// Counts a pass in which weights could have so much memory, and copies held so many bytes of them beside it.
+    fn count_pass(&mut self, plan: &Plan, weight_capacity_bytes: u64, copied_bytes: u64) {
         self.passes += 1;
         self.weight_capacity_bytes = self.weight_capacity_bytes.max(weight_capacity_bytes);
         if self.first.is_some() {
-            self.least_bytes_read += plan.pass_bytes.saturating_sub(weight_capacity_bytes);
+            self.least_bytes_read += plan.pass_bytes.saturating_sub(weight_capacity_bytes + copied_bytes);
         }
     }
 }
@@ -113,7 +119,11 @@ impl<'a> Generation<'a> {
     ) -> Result<Self, RuntimeError> {
         let load = Session::load(&runtime.model, tokens.len(), options.max_tokens)?;
         let sampler = Sampler::new(options.sampling.clone())?;
-        let plan = runtime.plan_load(load)?;
+        // Copies of the generation before stay, if there is room for them.
+        let plan = runtime.plan_load(load).or_else(|_| {
+            runtime.forget_copies();
+            runtime.plan_load(load)
+        })?;
         runtime.follow(&plan, load);
         let streamer = runtime.weights.streamer();
         streamer.reset_stats();
@@ -133,7 +143,7 @@ impl<'a> Generation<'a> {
             prompt: tokens,
             logits: Vec::new(),
             next: Next::Prompt,
-            progress: Progress::default(),
+            progress: Progress { served_before: served_bytes(runtime), ..Progress::default() },
         })
     }
 }
@@ -172,6 +182,9 @@ impl Generation<'_> {
         } else {
             self.min_of_trace(later_passes)
         };
+        let (copies, weighed) = (self.runtime.copies(), self.runtime.compressed.as_ref().and_then(Compressed::weighed));
+        let served = served_bytes(self.runtime);
+        let decompressing = |bytes| weighed.map_or(Duration::ZERO, |weighed| weighed.decompressing(bytes));
         Statistics {
             prompt_tokens: self.prompt.len(),
             generated_tokens: generated,
@@ -190,6 +203,11 @@ impl Generation<'_> {
             decode_stall: since_first(stall, at_first.stall),
             decode_reading: since_first(reading, at_first.reading),
             decode_bytes_read,
+            copies: weighed,
+            compressed_bytes: copies.taken_bytes,
+            copied_bytes: copies.served_bytes,
+            decompressed_bytes: served - self.progress.served_before,
+            decode_decompressing: since_first(decompressing(served), decompressing(self.progress.served_at_first)),
             speculation,
             experts: self.runtime.expert_scores(),
         }
@@ -239,15 +257,19 @@ impl Generation<'_> {
         let count = match tokens {
             [_] => 1,
             _ => {
-                let taken = self.plan.kv_cache_bytes + self.plan.activation_bytes + 2 * self.plan.largest_unit_bytes;
+                let Plan { kv_cache_bytes, activation_bytes, largest_unit_bytes, compressed_bytes, .. } = self.plan;
+                let taken = kv_cache_bytes + activation_bytes + 2 * largest_unit_bytes + compressed_bytes;
                 prefill_chunk(model.config(), *device, tokens.len(), limit.saturating_sub(taken) / 2)
             }
         };
         let tokens = &tokens[..count];
         *load = self.session.planned().with_pass(count);
         let context = self.session.cache().len() + count;
-        if keys_and_values.bytes(1, context) > self.session.cache().bytes() {
-            // What later tokens will need may hold weights until then.
+        let copies_bytes = self.runtime.copies().taken_bytes;
+        let grows = keys_and_values.bytes(1, context) > self.session.cache().bytes();
+        if grows || copies_bytes != self.progress.copies_bytes {
+            self.progress.copies_bytes = copies_bytes;
+            // What later tokens will need may hold weights until then; and so may what copies left of their share.
             let pinned = self.runtime.plan_load(self.session.load_at(context))?.pinned;
             self.runtime.pinned.set(pinned);
         }
@@ -257,8 +279,9 @@ impl Generation<'_> {
         let _beyond_one_token = weights.streamer().make_room(bytes.saturating_sub(one_token))?;
         let output = self.session.forward(weights, tokens)?;
         output.logits.copy_into(&mut self.logits);
-        self.progress
-            .count_pass(&self.plan, limit.saturating_sub(self.session.kept_bytes() + self.plan.activation_bytes));
+        let copies = self.runtime.copies();
+        let taken = self.session.kept_bytes() + self.plan.activation_bytes + copies.taken_bytes;
+        self.progress.count_pass(&self.plan, limit.saturating_sub(taken), copies.served_bytes);
         Ok(count)
     }
 
@@ -289,6 +312,28 @@ impl Generation<'_> {
         Ok(())
     }
 
+    /// Makes compressed copies if they are worth it, by what the pass for the second token took.
+    fn consider_copies(&mut self, time: Duration) {
+        if self.runtime.compressed.is_none() {
+            return;
+        }
+        let before = &self.progress.at_first;
+        let now = self.runtime.weights.streamer().stats();
+        let [stall, reading] = [now.stall - before.stall, now.reading - before.reading].map(|time| time.as_secs_f64());
+        let observed = Observed {
+            loads: [self.session.planned(), self.session.load_at(self.session.cache().len())],
+            disk_bytes_per_second: (now.bytes_read - before.bytes_read) as f64 / reading,
+            compute_seconds: (time.as_secs_f64() - stall).max(0.0),
+            passes: self.options.max_tokens - self.progress.generated,
+        };
+        if reading > 0.0 && observed.disk_bytes_per_second > 0.0 {
+            self.runtime.weights.release();
+            if let Some(plan) = self.runtime.consider_copies(&self.plan, observed) {
+                self.plan = plan;
+            }
+        }
+    }
+
     fn step(&mut self) -> Result<Option<Token>, RuntimeError> {
         if self.progress.generated >= self.options.max_tokens {
             return Ok(None);
@@ -298,7 +343,11 @@ impl Generation<'_> {
             Next::Prompt => self.prefill()?,
             Next::Token(_) if self.session.cache().len() >= self.session.cache().capacity() => return Ok(None),
             Next::Token(token) => {
+                let start = Instant::now();
                 self.pass(&[token])?;
+                if self.progress.generated == 1 {
+                    self.consider_copies(start.elapsed());
+                }
             }
             Next::Nothing => return Ok(None),
         }
@@ -313,10 +362,16 @@ impl Generation<'_> {
             self.progress.first = self.progress.last;
             self.progress.at_first = self.runtime.weights.streamer().stats();
             self.progress.passes_at_first = self.progress.passes;
+            self.progress.served_at_first = served_bytes(self.runtime);
         }
         let text = self.decoder.as_mut().map(|decoder| decoder.push(id)).transpose()?.unwrap_or_default();
         Ok(Some(Token { id, text }))
     }
+}
+
+/// Raw bytes that compressed copies served since the model was opened.
+fn served_bytes(runtime: &Runtime) -> u64 {
+    runtime.compressed.as_ref().map_or(0, Compressed::served_bytes)
 }
 
 impl Drop for Generation<'_> {

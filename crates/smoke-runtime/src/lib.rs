@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod compressed;
 mod embedder;
 mod error;
 mod experts;
@@ -20,6 +21,7 @@ mod statistics;
 mod threads;
 
 pub use builder::{POLICY_NAMES, RuntimeBuilder};
+pub use compressed::{Compression, ParseCompressionError, Weighed};
 pub use embedder::{EmbedOptions, Embedder, TooLong};
 pub use error::RuntimeError;
 pub use experts::{EXPERT_PREDICTOR_NAMES, ExpertScore};
@@ -40,6 +42,7 @@ pub use threads::set_threads;
 
 pub use smoke_burn as burn;
 pub use smoke_cache as cache;
+pub use smoke_compress as compress;
 pub use smoke_convert as convert;
 pub use smoke_core as core;
 pub use smoke_models as models;

@@ -10,6 +10,7 @@ use smoke_predict::{RoutedUnit, Schedule};
 use smoke_prefetch::planner::{PinPlan, pin_plan};
 use smoke_storage::UnitMap;
 
+use crate::compressed::Copies;
 use crate::error::RuntimeError;
 
 /// How a budget is spent on a number of tokens.
@@ -36,7 +37,11 @@ pub struct Plan {
     pub streaming_bytes: u64,
     /// Bytes of the units that stay.
     pub pinned_bytes: u64,
-    /// Bytes that stream through memory for every token; of experts the share that is expected where all are used alike.
+    /// Bytes of memory that compressed copies of weights take.
+    pub compressed_bytes: u64,
+    /// Bytes of weights that these copies hold: for every token they are decoded and not read.
+    pub copied_bytes: u64,
+    /// Bytes that are read from the disk for every token; of experts the share that is expected where all are used alike.
     pub streamed_bytes: u64,
     /// Bytes of all experts, of which `pass_bytes` has a token's share.
     pub routed_bytes: u64,
@@ -46,12 +51,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// All the memory that weights may have while a token is decoded.
+    /// All the memory that weights, as they are, may have while a token is decoded.
     pub fn weight_capacity_bytes(&self) -> u64 {
-        self.budget_bytes - self.kv_cache_bytes - self.activation_bytes
+        self.budget_bytes - self.kv_cache_bytes - self.activation_bytes - self.compressed_bytes
     }
 
-    /// The least that any policy can read per token, decoding without end.
+    /// The least that any policy can read per token, decoding without end, with the copies that there are.
     ///
     /// With experts that depends on which are used. Then it is what a policy reads that knows nothing of them, all being
     /// used alike: there are better ones.
@@ -59,7 +64,7 @@ impl Plan {
         if self.routed_bytes > 0 {
             return self.streamed_bytes;
         }
-        self.pass_bytes.saturating_sub(self.weight_capacity_bytes())
+        self.pass_bytes.saturating_sub(self.weight_capacity_bytes() + self.copied_bytes)
     }
 }
 
@@ -119,6 +124,7 @@ pub(crate) struct Sizes<'a> {
     pub(crate) device: DeviceKind,
     pub(crate) keys_and_values: KvShape,
     pub(crate) reading: Reading,
+    pub(crate) copies: Copies,
 }
 
 /// How units are read.
@@ -217,7 +223,7 @@ impl Sizes<'_> {
         let needs = self.needs(load);
         let kv_cache_bytes = needs.kept_bytes;
         let activation_bytes = needs.pass_bytes + self.unpack_bytes();
-        let working_bytes = kv_cache_bytes.saturating_add(activation_bytes);
+        let working_bytes = kv_cache_bytes.saturating_add(activation_bytes).saturating_add(self.copies.taken_bytes);
         let at_prompt_bytes = needs.least_prompt_bytes.saturating_sub(needs.pass_bytes) + needs.prompt_kv_bytes;
         let minimum_bytes = working_bytes.saturating_add(at_prompt_bytes).saturating_add(2 * largest_unit_bytes);
         if budget_bytes < minimum_bytes {
@@ -255,19 +261,28 @@ impl Sizes<'_> {
             activation_bytes,
             streaming_bytes,
             pinned_bytes,
-            streamed_bytes: streamed_bytes + missed_bytes as u64,
+            compressed_bytes: self.copies.taken_bytes,
+            copied_bytes: self.copies.served_bytes,
+            streamed_bytes: (streamed_bytes + missed_bytes as u64).saturating_sub(self.copies.served_bytes),
             routed_bytes,
             minimum_bytes,
             pinned,
         })
     }
 
+    /// Where a unit stays. What has a copy is decoded for each use.
+    pub(crate) fn residence(&self, unit: UnitId) -> Residence {
+        match self.copies.units.contains(&unit) {
+            true => Residence::Stream,
+            false => self.residences.get(unit.index()).copied().unwrap_or_default(),
+        }
+    }
+
     /// What stays and what streams: what the rules say, and the best of the others.
     fn pins(&self, unit_bytes: &[u64], capacity: u64, streaming: u64) -> Result<PinPlan, RuntimeError> {
-        let residence = |unit: &UnitId| self.residences.get(unit.index()).copied().unwrap_or_default();
         let cycle = &self.schedule.cycle;
-        let of = |wanted: Residence| cycle.iter().copied().filter(move |unit| residence(unit) == wanted);
-        if cycle.iter().all(|unit| residence(unit) == Residence::Planned) {
+        let of = |wanted: Residence| cycle.iter().copied().filter(move |&unit| self.residence(unit) == wanted);
+        if cycle.iter().all(|&unit| self.residence(unit) == Residence::Planned) {
             return Ok(pin_plan(cycle, unit_bytes, capacity, streaming));
         }
         let bytes = |unit: &UnitId| unit_bytes[unit.index()];

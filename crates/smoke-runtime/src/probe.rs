@@ -1,6 +1,5 @@
 //! How fast this machine is, measured in about two seconds: disk and kernels alone, and together.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use smoke_core::Encoding;
 use smoke_quant::PackedMatrix;
 use smoke_storage::{AlignedBuffer, Extent, SourceError, WeightSource};
 
+use crate::compressed::most_common;
 use crate::plan::Plan;
 
 /// Measured rates of a machine and a checkpoint, in bytes per second. Each is the median of a few turns.
@@ -62,11 +62,7 @@ impl Probe {
     /// # Panics
     /// If `unit_bytes` is 0.
     pub(crate) fn measure(source: &dyn WeightSource, unit_bytes: u64, readers: usize) -> Result<Self, SourceError> {
-        let mut bytes_by_encoding: HashMap<Encoding, u64> = HashMap::new();
-        for tensor in source.index().iter() {
-            *bytes_by_encoding.entry(tensor.encoding).or_default() += tensor.extent.len;
-        }
-        let common = bytes_by_encoding.into_iter().max_by_key(|&(_, bytes)| bytes).map(|(encoding, _)| encoding);
+        let common = most_common(source.index());
         let mut disk = Disk::new(source, unit_bytes, readers);
         let mut kernels = Kernels::new(common.unwrap_or(Encoding::F32), unit_bytes);
         kernels.run(|| false);

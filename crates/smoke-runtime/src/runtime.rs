@@ -12,6 +12,7 @@ use smoke_prefetch::Warming;
 use smoke_storage::SourceError;
 
 use crate::builder::{RuntimeBuilder, expert_layers, units_known};
+use crate::compressed::{Compressed, Copies};
 use crate::error::RuntimeError;
 use crate::experts::{self, ExpertScore, Learning};
 use crate::generation::{GenerateOptions, Generation};
@@ -40,6 +41,8 @@ pub struct Runtime {
     pub(crate) routed: Vec<RoutedUnit>,
     pub(crate) residences: Vec<Residence>,
     pub(crate) pinned: PinnedUnits,
+    /// What holds compressed copies, if there are to be any.
+    pub(crate) compressed: Option<Compressed>,
     pub(crate) model_bytes: u64,
     pub(crate) device: DeviceKind,
     pub(crate) keys_and_values: KvShape,
@@ -191,6 +194,7 @@ impl Runtime {
             device: self.device,
             keys_and_values: self.keys_and_values,
             reading: self.reading,
+            copies: self.copies(),
         }
     }
 
@@ -208,13 +212,15 @@ impl Runtime {
     /// Sets another budget, from any thread, also while tokens are generated: they stay the same, only their speed
     /// changes. When this returns, no more than `bytes` are used, but for the unit and the activations in use at the
     /// moment, which give way within the next product. Of two generations that go on at once, the one that began last is
-    /// taken care of.
+    /// taken care of. Compressed copies are given up until the next generation.
     ///
     /// # Errors
     /// [`RuntimeError`] if the budget cannot hold the generation that runs; then nothing changes.
     pub fn set_memory_bytes(&self, bytes: u64) -> Result<(), RuntimeError> {
         let load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = self.sizes().plan(bytes, *load)?;
+        let plan = Sizes { copies: Copies::default(), ..self.sizes() }.plan(bytes, *load)?;
+        // They were weighed for another budget.
+        self.forget_copies();
         // First what is to stay, so that the right units go.
         self.pinned.set(plan.pinned.iter().copied());
         Ok(self.weights.streamer().set_memory_limit(bytes)?)

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use smoke_prefetch::SpeculationStats;
 
+use crate::compressed::Weighed;
 use crate::experts::ExpertScore;
 use crate::probe::Limit;
 
@@ -23,7 +24,7 @@ pub struct Statistics {
     pub budget_bytes: u64,
     /// The most memory that was held at any time since the model was opened.
     pub peak_bytes: u64,
-    /// Bytes read, those of the prompt's passes included.
+    /// Bytes read from the disk, those of the prompt's passes included.
     pub bytes_read: u64,
     /// Bytes read per token after the first.
     pub bytes_read_per_token: u64,
@@ -43,6 +44,17 @@ pub struct Statistics {
     pub decode_reading: Duration,
     /// Bytes read after the first token.
     pub decode_bytes_read: u64,
+    /// What was measured of compressed copies and what was made of it; `None` where there are none to be, or where that
+    /// was not asked yet.
+    pub copies: Option<Weighed>,
+    /// Bytes of memory that compressed copies take.
+    pub compressed_bytes: u64,
+    /// Bytes of weights that they hold.
+    pub copied_bytes: u64,
+    /// Bytes that were decoded from them and not read.
+    pub decompressed_bytes: u64,
+    /// What of the time after the first token decoding them takes if all cores do nothing else, by the rate that was measured.
+    pub decode_decompressing: Duration,
     /// What became of reads whose use was not certain.
     pub speculation: SpeculationStats,
     /// How well the experts of the next layers were predicted, one and two layers ahead: by the predictor in use, then by
@@ -56,7 +68,7 @@ pub struct Statistics {
 #[non_exhaustive]
 pub struct Achieved {
     /// Tokens per second if nothing were read but what the memory has no room for, the disk were never idle, and reading
-    /// and computing overlapped wholly.
+    /// and computing overlapped wholly. Compressed copies are as they are: decoding them is part of computing.
     pub bound_tokens_per_second: f64,
     /// The share of it that was reached, in [0, 1].
     pub share: f64,
@@ -81,14 +93,15 @@ impl Statistics {
     /// How near to the bound that was, and where the rest went; `None` where there is no second token.
     pub fn achieved(&self) -> Option<Achieved> {
         let tokens = self.generated_tokens.checked_sub(1).filter(|&tokens| tokens > 0)? as f64;
-        let [time, stall, reading] = [self.decode, self.decode_stall, self.decode_reading].map(|t| t.as_secs_f64());
+        let times = [self.decode, self.decode_stall, self.decode_reading, self.decode_decompressing];
+        let [time, stall, reading, decompressing] = times.map(|time| time.as_secs_f64());
         if time <= 0.0 {
             return None;
         }
         let rate = (reading > 0.0).then(|| self.decode_bytes_read as f64 / reading);
         let seconds_for = |bytes: f64| rate.map_or(0.0, |rate| bytes / rate);
         let least = (self.min_bytes_read_per_token as f64 * tokens).min(self.decode_bytes_read as f64);
-        let (disk, compute) = (seconds_for(least), (time - stall).max(0.0));
+        let (disk, compute) = (seconds_for(least), ((time - stall).max(0.0) + decompressing).min(time));
         let bound = disk.max(compute);
         Some(Achieved {
             bound_tokens_per_second: tokens / bound,
@@ -132,6 +145,17 @@ mod tests {
         let achieved = statistics(10, 1, 0, 0, 0).achieved().unwrap();
         assert_eq!((achieved.limit, achieved.disk_bytes_per_second), (Limit::Compute, None));
         assert!((achieved.share - 0.9).abs() < 1e-9 && (achieved.waiting - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn decoding_copies_is_work() {
+        let decoding =
+            |seconds| Statistics { decode_decompressing: Duration::from_secs(seconds), ..statistics(10, 7, 8, 80, 1) };
+        // 3 seconds of products and 4 of decoding, where the disk would need 1.
+        let achieved = decoding(4).achieved().unwrap();
+        assert_eq!(achieved.limit, Limit::Compute);
+        assert!((achieved.share - 0.7).abs() < 1e-9, "{achieved:?}");
+        assert!((decoding(40).achieved().unwrap().share - 1.0).abs() < 1e-9);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use smoke_runtime::{ByteSize, Limit};
 
 use super::{Result, open};
 use crate::arguments::PlanArguments;
-use crate::report::spinner;
+use crate::report::{of_codec, spinner, weighed_json};
 
 /// Says what stays, what streams and how fast that will be.
 pub(crate) fn plan(arguments: &PlanArguments) -> Result {
@@ -15,10 +15,11 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
     if let Some(threads) = arguments.threads {
         smoke_runtime::set_threads(threads.get())?;
     }
-    let runtime = open(&arguments.model, &arguments.memory, |builder| builder)?;
+    let runtime = open(&arguments.model, &arguments.memory, |builder| builder.compressed(arguments.compressed))?;
     let plan = runtime.plan(arguments.context.get())?;
     let measuring = spinner("measuring disk and kernels");
     let probe = runtime.probe()?;
+    let weighed = runtime.weigh_copies(&plan, &probe)?;
     measuring.finish_and_clear();
     let prediction = plan.predict(&probe);
     let limit = match prediction.limit {
@@ -46,6 +47,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
             "tokens_per_second": prediction.tokens_per_second,
             "bound_tokens_per_second": prediction.bound_tokens_per_second,
             "limit": limit,
+            "compressed": weighed.as_ref().map(weighed_json),
         });
         writeln!(out, "{value}")?;
         return Ok(());
@@ -81,5 +83,19 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
         "predicted    {:.2} tok/s, limited by {limit} (bound {:.2})",
         prediction.tokens_per_second, prediction.bound_tokens_per_second
     )?;
+    if let Some(weighed) = &weighed {
+        let gain = weighed.offer.map_or_else(
+            || "no copies".to_owned(),
+            |offer| {
+                format!(
+                    "copies of {} in {} make that {:.2} times as fast",
+                    ByteSize(offer.served_bytes),
+                    ByteSize(offer.held_bytes),
+                    offer.seconds_without / offer.seconds_with
+                )
+            },
+        );
+        writeln!(out, "compressed   {gain}; {}", of_codec(weighed))?;
+    }
     Ok(())
 }

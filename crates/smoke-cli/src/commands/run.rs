@@ -11,12 +11,12 @@ use serde_json::json;
 use smoke_runtime::storage::cache_directory;
 use smoke_runtime::{
     Achieved, AtEnd, ByteSize, ExpertScore, GenerateOptions, Limit, Plan, Prompt, Runtime, RuntimeBuilder, Sampling,
-    Statistics,
+    Statistics, Weighed,
 };
 
 use super::{Result, open};
 use crate::arguments::RunArguments;
-use crate::report::{bytes_bar, note, percent};
+use crate::report::{bytes_bar, note, of_codec, percent, weighed_json};
 
 /// Answers a prompt.
 pub(crate) fn run(arguments: &RunArguments) -> Result {
@@ -66,6 +66,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result {
 /// Who evicts and who predicts.
 pub(super) fn choose(builder: RuntimeBuilder, arguments: &RunArguments) -> RuntimeBuilder {
     let builder = builder.policy_name(&arguments.policy).speculation(arguments.speculation);
+    let builder = builder.compressed(arguments.compressed);
     builder.expert_predictor_name(&arguments.predictor)
 }
 
@@ -154,6 +155,10 @@ fn run_json(ids: &[u32], text: &str, load: Duration, statistics: &Statistics) ->
         "decode_reading_seconds": statistics.decode_reading.as_secs_f64(),
         "share_of_bound": statistics.achieved().map(|achieved| achieved.share),
         "disk_bytes_per_second": statistics.achieved().and_then(|achieved| achieved.disk_bytes_per_second),
+        "compressed": statistics.copies.as_ref().map(weighed_json),
+        "compressed_bytes": statistics.compressed_bytes,
+        "copied_bytes": statistics.copied_bytes,
+        "decompressed_bytes": statistics.decompressed_bytes,
         "speculative_reads": statistics.speculation.issued,
         "speculative_bytes": statistics.speculation.issued_bytes,
         "speculative_reads_used": statistics.speculation.used,
@@ -202,6 +207,9 @@ fn summary(statistics: &Statistics) {
         percent(statistics.on_time_rate),
         statistics.stall.as_secs_f64()
     );
+    if let Some(weighed) = &statistics.copies {
+        eprintln!("compressed {}", copies(weighed, statistics));
+    }
     if let Some(achieved) = statistics.achieved() {
         eprintln!("bound      {}", of_the_bound(&achieved));
     }
@@ -212,6 +220,21 @@ fn summary(statistics: &Statistics) {
             eprintln!("experts    {}", predicted(used, others));
         }
     }
+}
+
+/// What compressed copies held and gave, or why there were none.
+fn copies(weighed: &Weighed, statistics: &Statistics) -> String {
+    let Statistics { compressed_bytes, copied_bytes, decompressed_bytes, .. } = *statistics;
+    if decompressed_bytes == 0 && compressed_bytes == 0 {
+        return format!("none: {}", of_codec(weighed));
+    }
+    format!(
+        "{} hold {} of weights, {} decoded instead of read; {}",
+        ByteSize(compressed_bytes),
+        ByteSize(copied_bytes),
+        ByteSize(decompressed_bytes),
+        of_codec(weighed)
+    )
 }
 
 /// How well experts were predicted, beside what costs less to know.

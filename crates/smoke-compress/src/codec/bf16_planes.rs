@@ -28,7 +28,7 @@ impl Codec for Bf16Planes {
         let mut compressor = Compressor::new(1).expect(INFALLIBLE);
         // Short repetitions in noise cost more time than they save.
         compressor.set_parameter(CParameter::MinMatch(7)).expect("7 is allowed");
-        let mut compressed = Vec::with_capacity(raw.len());
+        let mut compressed = Vec::with_capacity(raw.len() + raw.len() / 64 + 128);
         let (words, odd) = raw.as_chunks::<2>();
         let mut high = Vec::with_capacity(words.len().min(WORDS));
         for block in words.chunks(WORDS) {

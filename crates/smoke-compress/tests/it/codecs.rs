@@ -67,6 +67,7 @@ proptest! {
         for codec in codecs() {
             let compressed = codec.compress(&raw);
             prop_assert_eq!(restored(&*codec, &compressed, raw.len()), Some(raw.clone()), "{}", codec.name());
+            prop_assert!(compressed.capacity() <= raw.len() * 9 / 8 + 128, "{}", codec.name());
         }
     }
 

@@ -1,6 +1,7 @@
 //! How much is read: N equal units in turn, room for C of them, and the known answers.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use smoke_cache::EvictionPolicy;
 use smoke_cache::policy::{Fifo, Lfu, Lru, NextUse, Pinned};
@@ -8,7 +9,7 @@ use smoke_core::{Budget, Encoding, UnitId};
 use smoke_prefetch::Streamer;
 use smoke_prefetch::planner::pin_plan;
 use smoke_storage::conformance::CountingSource;
-use smoke_storage::{MemorySource, UnitMapBuilder, WeightSource};
+use smoke_storage::{Extent, MemorySource, SourceError, TensorIndex, UnitMapBuilder, WeightSource};
 
 use crate::model::{Model, PAGE, byte, units};
 
@@ -191,4 +192,41 @@ fn a_cancelled_prefetch_is_read_again_once() {
         let count = model.source.reads_of(unit) - before;
         assert!((1..=2).contains(&count), "unit {unit} was read {count} times");
     }
+}
+
+/// Knows what it was once asked for.
+#[derive(Debug)]
+struct Remembering {
+    source: Arc<dyn WeightSource>,
+    known: Mutex<HashMap<Extent, Vec<u8>>>,
+}
+
+impl WeightSource for Remembering {
+    fn index(&self) -> &TensorIndex {
+        self.source.index()
+    }
+    fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
+        if let Some(known) = self.known.lock().unwrap().get(&extent) {
+            buf.copy_from_slice(known);
+            return Ok(());
+        }
+        self.source.read_at(extent, buf)?;
+        self.known.lock().unwrap().insert(extent, buf.to_vec());
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_source_around_the_disk_answers_is_not_counted_as_read() {
+    let mut model = Model::of_pages(UNITS as usize);
+    let builder = model.builder().budget(Budget::new(3 * PAGE)).policy(Lru::default());
+    let around = Remembering { source: builder.counted_source(), known: Mutex::default() };
+    let streamer = builder.through(Arc::new(around)).build().unwrap();
+    for _ in 0..3 {
+        units(0..UNITS).into_iter().for_each(|unit| model.check(&streamer.acquire(unit).unwrap()));
+    }
+    streamer.read_uncached(model.extent(0), &mut [0; PAGE as usize]).unwrap();
+    let stats = streamer.stats();
+    assert_eq!((stats.reads, stats.bytes_read), (u64::from(UNITS), u64::from(UNITS) * PAGE));
+    assert!(stats.cache.inserted_bytes > stats.bytes_read);
 }
