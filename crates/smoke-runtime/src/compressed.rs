@@ -1,6 +1,6 @@
 //! Compressed copies of weights that stream, where they make tokens come faster.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,14 +121,15 @@ pub(crate) struct Compressed {
 #[derive(Debug, Default)]
 struct State {
     weighed: Option<Weighed>,
-    units: Arc<HashSet<UnitId>>,
+    /// By number.
+    units: Arc<[UnitId]>,
 }
 
 /// What copies mean for a plan.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Copies {
-    /// They are not pinned.
-    pub(crate) units: Arc<HashSet<UnitId>>,
+    /// They are not pinned. By number; none takes no memory.
+    pub(crate) units: Arc<[UnitId]>,
     /// Memory that is not for weights.
     pub(crate) taken_bytes: u64,
     /// Raw bytes that are not read for a pass.
@@ -233,7 +234,7 @@ impl Runtime {
         let weighed = compressed.weigh(&pass, self.sample_memory(compressed)?, Some(observed.passes));
         compressed.state().weighed = Some(weighed);
         let offer = weighed.offer?;
-        let units = Arc::new(self.sizes().spread_copies(offer.served_bytes));
+        let units: Arc<[UnitId]> = self.sizes().spread_copies(offer.served_bytes).into();
         let taken_bytes = offer.held_bytes + self.scratch_bytes();
         let copies = Copies { units: Arc::clone(&units), taken_bytes, served_bytes: offer.served_bytes };
         let limit_bytes = streamer.budget().limit_bytes();
@@ -246,10 +247,8 @@ impl Runtime {
             self.pinned.set(pinned_before);
             return None;
         };
-        let mut order: Vec<UnitId> = units.iter().copied().collect();
-        order.sort_unstable();
-        compressed.state().units = units;
-        let extents = order.iter().flat_map(|&unit| streamer.units().runs(unit)).map(|run| run.extent);
+        compressed.state().units = Arc::clone(&units);
+        let extents = units.iter().flat_map(|&unit| streamer.units().runs(unit)).map(|run| run.extent);
         compressed.tier.keep(extents, share);
         Some(whole)
     }
@@ -299,11 +298,11 @@ impl Sizes<'_> {
         kept.into_iter().map(|unit| self.units.buffer_bytes(unit)).sum()
     }
 
-    /// So many bytes of units, spread evenly over the pass, that no rule keeps in memory.
-    fn spread_copies(&self, bytes: u64) -> HashSet<UnitId> {
+    /// So many bytes of units, spread evenly over the pass, that no rule keeps in memory, by number.
+    fn spread_copies(&self, bytes: u64) -> Vec<UnitId> {
         let candidates: Vec<UnitId> =
             self.schedule.cycle.iter().copied().filter(|&unit| self.residence(unit) != Residence::Memory).collect();
-        pin_plan(&candidates, &self.units.all_buffer_bytes(), bytes, 0).pinned.into_iter().collect()
+        pin_plan(&candidates, &self.units.all_buffer_bytes(), bytes, 0).pinned
     }
 }
 

@@ -272,7 +272,7 @@ impl Sizes<'_> {
 
     /// Where a unit stays. What has a copy is decoded for each use.
     pub(crate) fn residence(&self, unit: UnitId) -> Residence {
-        match self.copies.units.contains(&unit) {
+        match self.copies.units.binary_search(&unit).is_ok() {
             true => Residence::Stream,
             false => self.residences.get(unit.index()).copied().unwrap_or_default(),
         }
