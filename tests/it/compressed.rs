@@ -198,9 +198,40 @@ fn statistics_say_what_the_disk_gave() {
     // The least is what neither memory nor copies hold.
     let plan = watch.runtime.plan(1).unwrap();
     assert_eq!((plan.compressed_bytes, plan.copied_bytes), (statistics.compressed_bytes, statistics.copied_bytes));
-    let pass = plan.pass_bytes;
-    assert_eq!(plan.least_streamed_bytes(), pass - plan.weight_capacity_bytes() - plan.copied_bytes);
-    assert!(plan.pinned_bytes + plan.copied_bytes + plan.streamed_bytes <= pass, "{plan:?}");
+    assert!(statistics.min_bytes_read_per_token <= steady(&run) + unit_bytes, "{statistics:?}, {:?}", run.bytes);
+}
+
+#[test]
+fn other_generations_and_other_budgets_may_come_between() {
+    let model = model_of_bf16();
+    let expected = Watch::open(model.path(), "keep", 50, Compression::Off, Duration::ZERO).run(24).tokens;
+    let runtime = Watch::open(model.path(), "keep", 50, Compression::Always("bf16-planes"), Duration::ZERO).runtime;
+    let budget = runtime.weights().streamer().budget();
+    let limit_bytes = budget.limit_bytes();
+    let prompt = Goldens::read(&format!("{MODEL}/goldens.safetensors")).ids("input_ids");
+    let options = GenerateOptions { max_tokens: 24, at_end: AtEnd::Ignore, ..Default::default() };
+    let begin = || runtime.generate(Prompt::Tokens(prompt.clone()), options.clone()).unwrap();
+    let mut first = begin();
+    let mut tokens = [vec![first.next().unwrap().unwrap().id], Vec::new()];
+    // It counts anew between the first one's first token and its second, by which copies are weighed.
+    let mut second = begin();
+    for step in 0..24 {
+        tokens[1].extend(second.next().map(|token| token.unwrap().id));
+        tokens[0].extend(first.next().map(|token| token.unwrap().id));
+        match step {
+            4 => runtime.set_memory_bytes(limit_bytes * 5 / 4).unwrap(),
+            12 => runtime.set_memory_bytes(limit_bytes).unwrap(),
+            _ => {}
+        }
+        assert!(budget.used_bytes() <= budget.limit_bytes());
+    }
+    assert_eq!(tokens, [expected.clone(), expected]);
+}
+
+#[test]
+fn a_codec_that_there_is_not_is_an_error() {
+    let error = Runtime::builder(asset(MODEL)).compressed(Compression::Always("rar")).open().unwrap_err();
+    assert!(error.to_string().contains("`rar` is none of off, auto, lz4"), "{error}");
 }
 
 #[test]
@@ -241,7 +272,8 @@ fn auto_makes_copies_beside_a_slow_disk_and_none_that_cannot_pay() {
     let delay = Duration::from_millis(20);
     let watch = Watch::open(model.path(), "keep", 50, Compression::Auto, delay);
     // Two tokens more do not make up for making copies, however slow the disk.
-    assert_eq!(watch.run(3).statistics.decompressed_bytes, 0);
+    let short = watch.run(3).statistics;
+    assert_eq!((short.copies.unwrap().offer, short.compressed_bytes), (None, 0));
     let off = Watch::open(model.path(), "keep", 50, Compression::Off, Duration::ZERO).run(20);
     // A busy machine may look slow in the one pass that is measured, rather than the disk.
     let slow = (0..5).map(|_| watch.run(20)).find(|run| run.statistics.decompressed_bytes > 0);

@@ -148,7 +148,7 @@ pub(crate) struct RunArguments {
     pub(crate) policy: String,
     /// Keep compressed copies in memory of weights that would be read for every token: off; auto (as many as make tokens
     /// come faster by the rates that are measured on the way, of weights in bf16, f16 or f32, else none); or by lz4, zstd, zlib or bf16-planes
-    /// as many as there is room for, to compare. They count in --memory and hold the same bytes.
+    /// as many as there is room for, to compare. They count in --memory and hold the same bytes. Mixtures of experts have none.
     #[arg(long, value_name = "CODEC", default_value_t = Compression::Off)]
     pub(crate) compressed: Compression,
     /// Who says which experts the next layers of a mixture of experts will choose: one that learns on the way; the later

@@ -29,16 +29,18 @@ struct State {
     /// Counts the calls of `keep`: what belongs to an earlier one comes too late.
     round: u64,
     entries: HashMap<Extent, Entry>,
-    /// Extents that are to be copied or are being copied.
-    pending: usize,
     /// What of the share is not taken; `None` once nothing more is to be copied.
     share: Option<Permit>,
+    /// What was taken of the share, for copies and for making them.
+    taken_bytes: u64,
     report: TierReport,
 }
 
 #[derive(Debug)]
 enum Entry {
     Wanted,
+    /// A thread makes a copy.
+    InWork,
     Copied(Arc<Pieces>),
 }
 
@@ -50,8 +52,10 @@ pub struct TierReport {
     pub copied_bytes: u64,
     /// What the copies take, in bytes.
     pub held_bytes: u64,
-    /// What is left of the share for further copies, in bytes.
+    /// What else of the share is not given back: it is left for further copies, or they are being made in it. In bytes.
     pub left_bytes: u64,
+    /// Extents that are still to be copied, or are being copied.
+    pub pending: usize,
     /// Raw bytes that were served from copies since the tier was made.
     pub served_bytes: u64,
 }
@@ -97,8 +101,8 @@ impl CompressedTier {
         let pending = entries.len();
         let share = share.filter(|_| pending > 0);
         let mut state = self.state();
-        let report = TierReport { served_bytes: state.report.served_bytes, ..TierReport::default() };
-        let next = State { round: state.round + 1, entries, pending, share, report };
+        let report = TierReport { pending, served_bytes: state.report.served_bytes, ..TierReport::default() };
+        let next = State { round: state.round + 1, entries, share, taken_bytes: 0, report };
         let before = std::mem::replace(&mut *state, next);
         // Freeing takes a while, and others want the lock.
         drop(state);
@@ -108,7 +112,13 @@ impl CompressedTier {
     /// What is held and was done so far.
     pub fn report(&self) -> TierReport {
         let state = self.state();
-        TierReport { left_bytes: state.share.as_ref().map_or(0, Permit::bytes), ..state.report }
+        let left_bytes = state.share.as_ref().map_or(0, Permit::bytes) + state.taken_bytes - state.report.held_bytes;
+        TierReport { left_bytes, ..state.report }
+    }
+
+    /// Whether there is a copy of the extent.
+    pub fn has_copy(&self, extent: Extent) -> bool {
+        matches!(self.state().entries.get(&extent), Some(Entry::Copied(_)))
     }
 
     /// A panic elsewhere leaves nothing half done: each change under the lock is a whole one.
@@ -130,7 +140,7 @@ impl CompressedTier {
             Ok(false) => Err(SourceError::new(SourceErrorKind::Cancelled, "reading was cancelled")),
             // A codec that breaks its contract costs time, not the answer.
             Err(_) => {
-                self.state().forget(extent);
+                self.state().forget(extent, &copy);
                 Ok(false)
             }
         }
@@ -140,11 +150,10 @@ impl CompressedTier {
     fn admit(&self, extent: Extent, raw: &[u8], should_stop: &dyn Fn() -> bool) {
         let round = {
             let mut state = self.state();
-            if !matches!(state.entries.get(&extent), Some(Entry::Wanted)) {
-                return;
+            match state.entries.get_mut(&extent) {
+                Some(entry @ Entry::Wanted) => *entry = Entry::InWork,
+                _ => return,
             }
-            // No other thread copies it meanwhile.
-            state.entries.remove(&extent);
             state.round
         };
         let copy = self.compress(raw, round, should_stop);
@@ -184,7 +193,10 @@ impl CompressedTier {
 impl State {
     fn take(&mut self, round: u64, bytes: u64) -> Result<Permit, NoCopy> {
         match &mut self.share {
-            Some(share) if self.round == round && share.bytes() >= bytes => Ok(share.split(bytes)),
+            Some(share) if self.round == round && share.bytes() >= bytes => {
+                self.taken_bytes += bytes;
+                Ok(share.split(bytes))
+            }
             _ => Err(NoCopy::NotWorthIt),
         }
     }
@@ -192,6 +204,7 @@ impl State {
     /// To the share; to the ledger where that is another one by now.
     fn give_back(&mut self, round: u64, permit: Permit) {
         if let Some(share) = self.share.as_mut().filter(|_| self.round == round) {
+            self.taken_bytes -= permit.bytes();
             share.merge(permit);
         }
     }
@@ -202,23 +215,26 @@ impl State {
                 self.entries.insert(extent, Entry::Wanted);
                 return;
             }
-            Err(NoCopy::NotWorthIt) => {}
+            Err(NoCopy::NotWorthIt) => drop(self.entries.remove(&extent)),
             Ok(copy) => {
                 self.report.copied_bytes += extent.len;
                 self.report.held_bytes += copy.bytes();
                 self.entries.insert(extent, Entry::Copied(Arc::new(copy)));
             }
         }
-        self.pending -= 1;
-        if self.pending == 0 {
+        self.report.pending -= 1;
+        if self.report.pending == 0 {
             self.share = None;
         }
     }
 
-    fn forget(&mut self, extent: Extent) {
-        if let Some(Entry::Copied(copy)) = self.entries.remove(&extent) {
+    /// If it is still this copy.
+    fn forget(&mut self, extent: Extent, copy: &Arc<Pieces>) {
+        if matches!(self.entries.get(&extent), Some(Entry::Copied(there)) if Arc::ptr_eq(there, copy)) {
+            self.entries.remove(&extent);
             self.report.copied_bytes -= extent.len;
             self.report.held_bytes -= copy.bytes();
+            self.taken_bytes -= copy.bytes();
         }
     }
 }

@@ -304,7 +304,8 @@ impl Streamer {
         &self.inner.reader.units
     }
 
-    /// What units are read from. Reads of one's own are neither counted nor tried again.
+    /// What units lie in, below what they may be read [through](StreamerBuilder::through). Reads of one's own are neither
+    /// counted nor tried again.
     pub fn source(&self) -> &dyn WeightSource {
         &*self.inner.reader.disk
     }

@@ -322,7 +322,7 @@ impl RuntimeBuilder {
             false => Box::new(CyclicPredictor::new(schedule.clone())),
         });
         let can_copy = !has_experts && !matches!(model, Model::Encoder(_));
-        let codec = self.compression.codec(source.index()).filter(|_| can_copy);
+        let codec = self.compression.codec(source.index())?.filter(|_| can_copy);
         let mut streamer = Streamer::builder(source, units);
         let mut compressed = None;
         if let Some(codec) = codec {

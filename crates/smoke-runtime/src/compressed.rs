@@ -9,7 +9,7 @@ use std::time::Duration;
 use smoke_burn::Residence;
 use smoke_compress::codec::{self, CODEC_NAMES};
 use smoke_compress::{Codec, CompressedTier, Offer, Pass, Sample};
-use smoke_core::{Encoding, UnitId};
+use smoke_core::{Encoding, Permit, UnitId};
 use smoke_prefetch::planner::pin_plan;
 use smoke_storage::{SourceError, TensorIndex, UnitMap};
 
@@ -64,16 +64,19 @@ impl fmt::Display for Compression {
 
 impl Compression {
     /// The codec for weights in these encodings, if there is to be one.
-    pub(crate) fn codec(self, index: &TensorIndex) -> Option<Box<dyn Codec>> {
-        match self {
+    ///
+    /// # Errors
+    /// If there is none of the name.
+    pub(crate) fn codec(self, index: &TensorIndex) -> Result<Option<Box<dyn Codec>>, ParseCompressionError> {
+        Ok(match self {
             Self::Off => None,
-            Self::Auto => match most_common(index)? {
-                Encoding::BF16 | Encoding::F16 => codec::by_name("bf16-planes"),
-                Encoding::F32 => codec::by_name("zstd"),
+            Self::Auto => match most_common(index) {
+                Some(Encoding::BF16 | Encoding::F16) => codec::by_name("bf16-planes"),
+                Some(Encoding::F32) => codec::by_name("zstd"),
                 _ => None,
             },
-            Self::Always(name) => codec::by_name(name),
-        }
+            Self::Always(name) => Some(codec::by_name(name).ok_or_else(|| ParseCompressionError(name.to_owned()))?),
+        })
     }
 }
 
@@ -121,8 +124,10 @@ pub(crate) struct Compressed {
 #[derive(Debug, Default)]
 struct State {
     weighed: Option<Weighed>,
-    /// By number.
+    /// By number: those that have copies, or are to have some.
     units: Arc<[UnitId]>,
+    /// Whether those that were refused are no longer among them.
+    is_settled: bool,
 }
 
 /// What copies mean for a plan.
@@ -146,15 +151,31 @@ impl Compressed {
     }
 
     /// What there is now.
-    pub(crate) fn copies(&self) -> Copies {
-        let units = Arc::clone(&self.state().units);
+    fn copies(&self, units: &UnitMap) -> Copies {
+        let mut state = self.state();
         let report = self.tier.report();
-        Copies { units, taken_bytes: report.held_bytes + report.left_bytes, served_bytes: report.copied_bytes }
+        if report.pending == 0 && !state.is_settled {
+            // What found no room, or did not become shorter, may be pinned again.
+            let is_copied = |&unit: &UnitId| units.runs(unit).iter().all(|run| self.tier.has_copy(run.extent));
+            state.units = state.units.iter().copied().filter(is_copied).collect();
+            state.is_settled = true;
+        }
+        let taken_bytes = report.held_bytes + report.left_bytes;
+        Copies { units: Arc::clone(&state.units), taken_bytes, served_bytes: report.copied_bytes }
+    }
+
+    /// Makes copies of `units` in `share` from here on.
+    fn keep(&self, units: Arc<[UnitId]>, map: &UnitMap, share: Permit) {
+        let mut state = self.state();
+        let extents = units.iter().flat_map(|&unit| map.runs(unit)).map(|run| run.extent);
+        self.tier.keep(extents, share);
+        (state.units, state.is_settled) = (units, false);
     }
 
     /// Gives their memory back.
     fn forget(&self) {
-        self.state().units = Arc::default();
+        let mut state = self.state();
+        state.units = Arc::default();
         self.tier.clear();
     }
 
@@ -189,22 +210,23 @@ pub(crate) struct Observed {
 
 impl Runtime {
     pub(crate) fn copies(&self) -> Copies {
-        self.compressed.as_ref().map(Compressed::copies).unwrap_or_default()
+        let units = self.weights.streamer().units();
+        self.compressed.as_ref().map(|compressed| compressed.copies(units)).unwrap_or_default()
     }
 
     pub(crate) fn forget_copies(&self) {
         self.compressed.iter().for_each(Compressed::forget);
     }
 
-    /// What compressed copies would bring on a machine with these rates, of which there are more where the memory is not
-    /// enough. `None` where there are none to be: see [`Compression`]. Takes a moment, and some MB beside the budget.
+    /// What compressed copies would bring to `plan` on a machine with these rates, those of disk and kernels side by side.
+    /// `None` where there are none to be: see [`Compression`]. Takes a moment, and some MB beside the budget.
     ///
     /// # Errors
     /// [`SourceError`] if the weights cannot be read.
     pub fn weigh_copies(&self, plan: &Plan, probe: &Probe) -> Result<Option<Weighed>, SourceError> {
         let Some(compressed) = &self.compressed else { return Ok(None) };
-        let compute_seconds = plan.pass_bytes as f64 / probe.compute_bytes_per_second;
-        let pass = self.pass(plan, probe.disk_bytes_per_second, compute_seconds);
+        let compute_seconds = plan.pass_bytes as f64 / probe.compute_beside_disk_bytes_per_second;
+        let pass = self.pass(plan, probe.disk_beside_compute_bytes_per_second, compute_seconds);
         let streamer = self.weights.streamer();
         let (units, share) = spread(&self.schedule.cycle, streamer.units());
         let mut places = Vec::new();
@@ -221,15 +243,17 @@ impl Runtime {
 
     /// Makes copies from here on if they are worth it, and pins what is left room for. Returns the plan of the whole
     /// generation, if it is another one now.
-    pub(crate) fn consider_copies(&self, plan: &Plan, observed: Observed) -> Option<Plan> {
+    pub(crate) fn consider_copies(&self, observed: Observed) -> Option<Plan> {
         let compressed = self.compressed.as_ref()?;
-        let pass = self.pass(plan, observed.disk_bytes_per_second, observed.compute_seconds);
-        let is_of_use = compressed.is_forced || pass.waits();
-        if !is_of_use || plan.streamed_bytes == 0 || !compressed.copies().units.is_empty() {
-            return None;
-        }
         // Nobody changes the budget meanwhile.
         let _load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        let [whole, now] = observed.loads;
+        let plan = self.plan_load(whole).ok()?;
+        let pass = self.pass(&plan, observed.disk_bytes_per_second, observed.compute_seconds);
+        let is_of_use = compressed.is_forced || pass.waits();
+        if !is_of_use || plan.streamed_bytes == 0 || !self.copies().units.is_empty() {
+            return None;
+        }
         let streamer = self.weights.streamer();
         let weighed = compressed.weigh(&pass, self.sample_memory(compressed)?, Some(observed.passes));
         compressed.state().weighed = Some(weighed);
@@ -239,17 +263,14 @@ impl Runtime {
         let copies = Copies { units: Arc::clone(&units), taken_bytes, served_bytes: offer.served_bytes };
         let limit_bytes = streamer.budget().limit_bytes();
         let plan_with = |load| Sizes { copies: copies.clone(), ..self.sizes() }.plan(limit_bytes, load);
-        let [Ok(whole), Ok(now)] = observed.loads.map(plan_with) else { return None };
-        let pinned_before: Vec<UnitId> = self.sizes().plan(limit_bytes, observed.loads[1]).ok()?.pinned;
+        let (Ok(whole), Ok(pinned)) = (plan_with(whole), plan_with(now).map(|plan| plan.pinned)) else { return None };
         // First what is to stay, so that the right units go.
-        self.pinned.set(now.pinned);
+        self.pinned.set(pinned);
         let Ok(share) = streamer.make_room(taken_bytes) else {
-            self.pinned.set(pinned_before);
+            self.pinned.set(self.plan_load(now).map(|plan| plan.pinned).unwrap_or_default());
             return None;
         };
-        compressed.state().units = Arc::clone(&units);
-        let extents = units.iter().flat_map(|&unit| streamer.units().runs(unit)).map(|run| run.extent);
-        compressed.tier.keep(extents, share);
+        compressed.keep(units, streamer.units(), share);
         Some(whole)
     }
 

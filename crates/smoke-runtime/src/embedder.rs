@@ -150,8 +150,7 @@ impl Embedder<'_> {
         let tokens: Vec<u32> = rows.flat_map(|(text, &pad)| [&vec![0; pad][..], text].concat()).collect();
         let Runtime { weights, .. } = self.runtime;
         let load = Load::Embedding { rows: texts.len(), tokens: row_len };
-        let plan = self.runtime.plan_load(load)?;
-        self.runtime.follow(&plan, load);
+        let plan = self.runtime.follow(load)?;
         let input = EncoderInput { tokens: &tokens, padding: &padding, segments: &[] };
         let result =
             weights.streamer().make_room(plan.activation_bytes).map_err(RuntimeError::from).and_then(|permit| {

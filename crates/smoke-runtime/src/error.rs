@@ -6,6 +6,8 @@ use smoke_models::text::{ChatError, SampleError, TokenizerError};
 use smoke_prefetch::StreamError;
 use smoke_storage::OpenError;
 
+use crate::compressed::ParseCompressionError;
+
 /// Why a model cannot be opened or does not generate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -40,6 +42,9 @@ pub enum RuntimeError {
     /// The memory size cannot be read.
     #[error(transparent)]
     Memory(#[from] ParseByteSizeError),
+    /// Weights are to be compressed in a way that there is not.
+    #[error(transparent)]
+    Compression(#[from] ParseCompressionError),
     /// Weights are to stay on a device that has no memory of its own.
     #[error("weights cannot stay on `cpu`, which has no memory of its own: write `ram`, or choose another device")]
     NoDeviceMemory,

@@ -119,12 +119,7 @@ impl<'a> Generation<'a> {
     ) -> Result<Self, RuntimeError> {
         let load = Session::load(&runtime.model, tokens.len(), options.max_tokens)?;
         let sampler = Sampler::new(options.sampling.clone())?;
-        // Copies of the generation before stay, if there is room for them.
-        let plan = runtime.plan_load(load).or_else(|_| {
-            runtime.forget_copies();
-            runtime.plan_load(load)
-        })?;
-        runtime.follow(&plan, load);
+        let plan = runtime.follow(load)?;
         let streamer = runtime.weights.streamer();
         streamer.reset_stats();
         runtime.clear_expert_scores();
@@ -270,7 +265,7 @@ impl Generation<'_> {
         if grows || copies_bytes != self.progress.copies_bytes {
             self.progress.copies_bytes = copies_bytes;
             // What later tokens will need may hold weights until then; and so may what copies left of their share.
-            let pinned = self.runtime.plan_load(self.session.load_at(context))?.pinned;
+            let pinned = self.runtime.plan_beside_copies(self.session.load_at(context))?.pinned;
             self.runtime.pinned.set(pinned);
         }
         drop(load);
@@ -314,23 +309,25 @@ impl Generation<'_> {
 
     /// Makes compressed copies if they are worth it, by what the pass for the second token took.
     fn consider_copies(&mut self, time: Duration) {
-        if self.runtime.compressed.is_none() {
+        let passes = self.options.max_tokens.saturating_sub(self.progress.generated + 1);
+        if self.runtime.compressed.is_none() || passes == 0 {
             return;
         }
-        let before = &self.progress.at_first;
-        let now = self.runtime.weights.streamer().stats();
-        let [stall, reading] = [now.stall - before.stall, now.reading - before.reading].map(|time| time.as_secs_f64());
+        let (before, now) = (&self.progress.at_first, self.runtime.weights.streamer().stats());
+        let stall = now.stall.saturating_sub(before.stall);
+        // Another generation that began meanwhile counts anew.
+        let reading = now.reading.checked_sub(before.reading).filter(|reading| !reading.is_zero());
+        let bytes = now.bytes_read.checked_sub(before.bytes_read).filter(|&bytes| bytes > 0);
+        let Some((reading, bytes)) = reading.zip(bytes) else { return };
         let observed = Observed {
             loads: [self.session.planned(), self.session.load_at(self.session.cache().len())],
-            disk_bytes_per_second: (now.bytes_read - before.bytes_read) as f64 / reading,
-            compute_seconds: (time.as_secs_f64() - stall).max(0.0),
-            passes: self.options.max_tokens - self.progress.generated,
+            disk_bytes_per_second: bytes as f64 / reading.as_secs_f64(),
+            compute_seconds: time.saturating_sub(stall).as_secs_f64(),
+            passes,
         };
-        if reading > 0.0 && observed.disk_bytes_per_second > 0.0 {
-            self.runtime.weights.release();
-            if let Some(plan) = self.runtime.consider_copies(&self.plan, observed) {
-                self.plan = plan;
-            }
+        self.runtime.weights.release();
+        if let Some(plan) = self.runtime.consider_copies(observed) {
+            self.plan = plan;
         }
     }
 

@@ -167,7 +167,7 @@ impl Runtime {
 
     /// How fast the disk and the kernels are, for [`Plan::predict`]: reads from where the weights are, as many at a time and
     /// as large as while the model runs, and conversion, where there is any, belongs to them. Takes about two seconds and
-    /// some 200 MB beside the budget.
+    /// 200 to 300 MB beside the budget.
     ///
     /// # Errors
     /// [`SourceError`] if the weights cannot be read.
@@ -175,7 +175,8 @@ impl Runtime {
         let streamer = self.weights.streamer();
         let units = streamer.units();
         let largest = units.units().map(|unit| units.buffer_bytes(unit)).fold(1, u64::max);
-        Probe::measure(streamer.source(), largest, streamer.io_threads())
+        // Larger ones are read no faster, and this is beside the budget.
+        Probe::measure(streamer.source(), largest.min(16 << 20), streamer.io_threads())
     }
 
     /// How the budget is spent on `load`.
@@ -198,10 +199,21 @@ impl Runtime {
         }
     }
 
-    /// Keeps the units of `plan`, which is made for `load`, from here on.
-    pub(crate) fn follow(&self, plan: &Plan, load: Load) {
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+    /// The same; compressed copies give way where there is no room for both. The lock on the load is held meanwhile.
+    pub(crate) fn plan_beside_copies(&self, load: Load) -> Result<Plan, RuntimeError> {
+        self.plan_load(load).or_else(|_| {
+            self.forget_copies();
+            self.plan_load(load)
+        })
+    }
+
+    /// Plans `load`, and keeps what the plan pins from here on.
+    pub(crate) fn follow(&self, load: Load) -> Result<Plan, RuntimeError> {
+        let mut current = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = self.plan_beside_copies(load)?;
+        *current = load;
         self.pinned.set(plan.pinned.iter().copied());
+        Ok(plan)
     }
 
     /// Plans for nothing any more.

@@ -30,9 +30,10 @@ pub struct Statistics {
     pub bytes_read_per_token: u64,
     /// The least that any policy can read per token in the memory left for weights, decoding without end.
     pub min_bytes_read_per_token: u64,
-    /// The share of the bytes used that were in memory since their last use.
+    /// The share of the bytes used that were in memory since their last use. What is decoded from a compressed copy was not.
     pub byte_hit_rate: f64,
-    /// The most that any policy could have reached, knowing the future (Belady's MIN, on bytes).
+    /// The most that any policy could have reached, knowing the future (Belady's MIN, on bytes), in all the memory that weights
+    /// had before there were compressed copies.
     pub min_byte_hit_rate: f64,
     /// The share of uses that found their unit in memory, whether kept or read ahead.
     pub on_time_rate: f64,
@@ -70,7 +71,8 @@ pub struct Achieved {
     /// Tokens per second if nothing were read but what the memory has no room for, the disk were never idle, and reading
     /// and computing overlapped wholly. Compressed copies are as they are: decoding them is part of computing.
     pub bound_tokens_per_second: f64,
-    /// The share of it that was reached, in [0, 1].
+    /// The share of it that was reached, in [0, 1]; too high where copies were decoded, since the time of the products has
+    /// some of the decoding in it already.
     pub share: f64,
     /// What limits the bound.
     pub limit: Limit,

@@ -16,8 +16,9 @@ const PACES: [(u64, u32); 4] = [(1 << 20, 2), (1 << 20, 4), (2 << 20, 4), (4 << 
 /// A read of the size of a unit.
 const READ_BYTES: usize = 4 << 20;
 
-/// Reads of one way in one round, by all readers together.
+/// Reads of one way in one round, by all readers together; fewer on a slow disk, where a turn ends in time.
 const READS: usize = 12;
+const TURN: Duration = Duration::from_millis(60);
 
 /// All ways take turns, so that a disk that is slow for a moment is slow for all of them, and of its turns each is judged by
 /// the median.
@@ -34,8 +35,8 @@ impl DiskProfile {
     /// of them hands over what it has read.
     pub const READERS: usize = 2;
 
-    /// Reads parts of a file past the page cache, in several ways, and says which one is best. Takes about a second, and
-    /// reads up to a few GB of a fast disk.
+    /// Reads parts of a file past the page cache, in several ways, and says which one is best. Takes one to two
+    /// seconds, and reads up to a few GB of a fast disk.
     ///
     /// # Errors
     /// If the file cannot be read past the page cache, or is empty.
@@ -89,10 +90,10 @@ struct Trial {
 
 impl Trial {
     fn run(&mut self, places: &Places, buffers: &mut [AlignedBuffer]) -> io::Result<()> {
-        let (reader, left) = (&self.reader, AtomicUsize::new(READS));
+        let (reader, left, start) = (&self.reader, AtomicUsize::new(READS), Instant::now());
         let read = |buffer: &mut AlignedBuffer| -> io::Result<u64> {
             let mut bytes = 0;
-            while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            while start.elapsed() < TURN && left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
                 match reader.read_at(places.next(), buffer, &|| false) {
                     Ok(()) => bytes += buffer.len() as u64,
                     Err(ReadError::Io(error)) => return Err(error),
@@ -101,7 +102,6 @@ impl Trial {
             }
             Ok(bytes)
         };
-        let start = Instant::now();
         let bytes: io::Result<u64> = std::thread::scope(|scope| {
             let readers: Vec<_> = buffers.iter_mut().map(|buffer| scope.spawn(|| read(buffer))).collect();
             readers.into_iter().map(|reader| reader.join().expect("a reader does not panic")).sum()

@@ -38,7 +38,7 @@ impl DiskProfile {
     /// The profile of the disk on which a file lies: what is remembered of it, or else what is
     /// [measured](Self::measure) now and then remembered, or else the default. Files below 256 MiB are not measured.
     ///
-    /// Takes up to a second, the first time.
+    /// Takes one to two seconds, the first time.
     pub fn of(path: &Path) -> Self {
         Self::of_in(path, cache_directory().as_deref())
     }

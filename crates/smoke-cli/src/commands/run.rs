@@ -200,10 +200,14 @@ fn summary(statistics: &Statistics) {
         ByteSize(statistics.bytes_read_per_token),
         ByteSize(statistics.min_bytes_read_per_token)
     );
+    // Beside copies, what is decoded counts as not there.
+    let min = match statistics.decompressed_bytes {
+        0 => format!(" (MIN {})", percent(statistics.min_byte_hit_rate)),
+        _ => String::new(),
+    };
     eprintln!(
-        "cache      {} of bytes hit (MIN {}), {} on time, {:.2} s stalled",
+        "cache      {} of bytes hit{min}, {} on time, {:.2} s stalled",
         percent(statistics.byte_hit_rate),
-        percent(statistics.min_byte_hit_rate),
         percent(statistics.on_time_rate),
         statistics.stall.as_secs_f64()
     );
