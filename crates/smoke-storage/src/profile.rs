@@ -77,7 +77,7 @@ struct Record {
     bytes_per_second: u64,
 }
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Tells disks apart. The number of a device may be another's after a restart, hence the size.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -170,7 +170,7 @@ mod tests {
         let (cache, file, disk, record) = remembered();
         let good = fs::read_to_string(&record).unwrap();
         for (from, to) in [
-            ("\"version\": 3", "\"version\": 2"),
+            ("\"version\": 4", "\"version\": 3"),
             ("direct", "mmap"),
             ("\"queue_depth\": 16", "\"queue_depth\": 0"),
             ("\"queue_depth\": 16", "\"queue_depth\": 65"),
