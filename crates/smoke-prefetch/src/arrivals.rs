@@ -4,8 +4,9 @@ use smoke_core::UnitId;
 
 use crate::error::StreamError;
 use crate::lease::UnitLease;
+use crate::leasing::Taken;
 use crate::room::{Acquiring, WhenStuck};
-use crate::streamer::{Inner, Taken};
+use crate::streamer::Inner;
 
 /// Leases of units as they arrive; made by [`Streamer::acquire_each`](crate::Streamer::acquire_each).
 ///

@@ -46,6 +46,7 @@ mod clock;
 mod error;
 mod gate;
 mod lease;
+mod leasing;
 mod load;
 mod loader;
 mod observed;
