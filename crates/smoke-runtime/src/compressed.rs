@@ -1,6 +1,6 @@
 //! Compressed copies of weights that stream, where they make tokens come faster.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -292,9 +292,11 @@ impl Runtime {
     }
 
     fn pass(&self, plan: &Plan, disk_bytes_per_second: f64, compute_seconds: f64) -> Pass {
+        let units = self.weights.streamer().units();
+        let kept_bytes: u64 = self.sizes().kept().into_iter().map(|unit| units.buffer_bytes(unit)).sum();
         Pass {
             streamed_bytes: plan.streamed_bytes,
-            room_bytes: plan.pinned_bytes.saturating_sub(self.sizes().kept_bytes() + self.scratch_bytes()),
+            room_bytes: plan.pinned_bytes.saturating_sub(kept_bytes + self.scratch_bytes()),
             disk_bytes_per_second,
             compute_seconds,
             readers: self.weights.streamer().io_threads(),
@@ -312,13 +314,6 @@ impl Runtime {
 }
 
 impl Sizes<'_> {
-    /// Bytes of the units that a rule keeps in memory.
-    fn kept_bytes(&self) -> u64 {
-        let kept: BTreeSet<UnitId> =
-            self.schedule.cycle.iter().copied().filter(|&unit| self.residence(unit) == Residence::Memory).collect();
-        kept.into_iter().map(|unit| self.units.buffer_bytes(unit)).sum()
-    }
-
     /// So many bytes of units, spread evenly over the pass, that no rule keeps in memory, by number.
     fn spread_copies(&self, bytes: u64) -> Vec<UnitId> {
         let candidates: Vec<UnitId> =

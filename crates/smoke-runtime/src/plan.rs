@@ -278,6 +278,11 @@ impl Sizes<'_> {
         }
     }
 
+    /// The units that a rule keeps in memory.
+    pub(crate) fn kept(&self) -> BTreeSet<UnitId> {
+        self.schedule.cycle.iter().copied().filter(|&unit| self.residence(unit) == Residence::Memory).collect()
+    }
+
     /// What stays and what streams: what the rules say, and the best of the others.
     fn pins(&self, unit_bytes: &[u64], capacity: u64, streaming: u64) -> Result<PinPlan, RuntimeError> {
         let cycle = &self.schedule.cycle;
@@ -286,7 +291,7 @@ impl Sizes<'_> {
             return Ok(pin_plan(cycle, unit_bytes, capacity, streaming));
         }
         let bytes = |unit: &UnitId| unit_bytes[unit.index()];
-        let kept: BTreeSet<UnitId> = of(Residence::Memory).collect();
+        let kept = self.kept();
         let kept_bytes: u64 = kept.iter().map(bytes).sum();
         let streamed_bytes: u64 = of(Residence::Stream).map(|unit| bytes(&unit)).sum();
         let planned: Vec<UnitId> = of(Residence::Planned).collect();
