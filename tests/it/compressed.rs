@@ -1,16 +1,15 @@
 //! Compressed copies in memory: the same tokens, within the budget, from fewer bytes of the disk.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use smoke_runtime::compress::codec::CODEC_NAMES;
-use smoke_runtime::storage::{Extent, SourceError, TensorIndex, WeightSource};
 use smoke_runtime::{AtEnd, Compression, GenerateOptions, Prompt, Runtime, RuntimeBuilder, Statistics};
 use smoke_tests::{Goldens, asset};
 use tempfile::TempDir;
+
+use crate::watched::Reads;
 
 const MODEL: &str = "tiny/llama";
 
@@ -63,32 +62,10 @@ fn model_of_bf16() -> TempDir {
     place
 }
 
-/// Counts what is read of a source, which takes some time for each read.
-#[derive(Debug)]
-struct Watched {
-    source: Arc<dyn WeightSource>,
-    bytes: Arc<AtomicU64>,
-    delay: Duration,
-}
-
-impl WeightSource for Watched {
-    fn index(&self) -> &TensorIndex {
-        self.source.index()
-    }
-    fn read_at(&self, extent: Extent, buf: &mut [u8]) -> Result<(), SourceError> {
-        std::thread::sleep(self.delay);
-        self.bytes.fetch_add(extent.len, Ordering::SeqCst);
-        self.source.read_at(extent, buf)
-    }
-    fn alignment(&self) -> u64 {
-        self.source.alignment()
-    }
-}
-
-/// A runtime, and the bytes that it has read.
+/// A runtime, and what it has read.
 struct Watch {
     runtime: Runtime,
-    bytes: Arc<AtomicU64>,
+    reads: Reads,
 }
 
 /// What a generation gave.
@@ -109,21 +86,19 @@ impl Watch {
     }
 
     fn around(builder: RuntimeBuilder, delay: Duration) -> Self {
-        let bytes = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&bytes);
-        let watch = move |source| Arc::new(Watched { source, bytes: counted, delay }) as Arc<dyn WeightSource>;
-        Self { runtime: builder.source_around(watch).open().unwrap(), bytes }
+        let (builder, reads) = Reads::of(builder, delay);
+        Self { runtime: builder.open().unwrap(), reads }
     }
 
     fn run(&self, max_tokens: usize) -> Run {
         let prompt = Goldens::read(&format!("{MODEL}/goldens.safetensors")).ids("input_ids");
         let options = GenerateOptions { max_tokens, at_end: AtEnd::Ignore, ..Default::default() };
-        let before = self.bytes.load(Ordering::SeqCst);
+        let before = self.reads.bytes();
         let mut generation = self.runtime.generate(Prompt::Tokens(prompt), options).unwrap();
         let (mut tokens, mut bytes, mut seen) = (Vec::new(), Vec::new(), before);
         for token in generation.by_ref() {
             tokens.push(token.unwrap().id);
-            let now = self.bytes.load(Ordering::SeqCst);
+            let now = self.reads.bytes();
             bytes.push(now - std::mem::replace(&mut seen, now));
         }
         let statistics = generation.statistics();
@@ -186,10 +161,10 @@ fn copies_of_bf16_save_reads_and_change_no_token() {
 fn statistics_say_what_the_disk_gave() {
     let model = model_of_bf16();
     let watch = Watch::open(model.path(), "keep", 50, Compression::Always("bf16-planes"), Duration::ZERO);
-    let opened = watch.bytes.load(Ordering::SeqCst);
+    let opened = watch.reads.bytes();
     let run = watch.run(24);
     let statistics = &run.statistics;
-    let read = watch.bytes.load(Ordering::SeqCst) - opened;
+    let read = watch.reads.bytes() - opened;
     // Reads ahead may still go on.
     let unit_bytes = watch.runtime.plan(1).unwrap().largest_unit_bytes;
     assert!(statistics.bytes_read.abs_diff(read) <= 8 * unit_bytes, "{read} bytes: {statistics:?}");

@@ -19,5 +19,6 @@ mod seq2seq;
 mod smollm2;
 mod tiny_models;
 mod tokenizer_goldens;
+mod watched;
 #[cfg(feature = "wgpu")]
 mod wgpu;

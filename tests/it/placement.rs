@@ -1,8 +1,13 @@
 //! Weights stay where the user wants them, and the numbers are the same.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use smoke_runtime::storage::{Checkpoint, WeightSource};
 use smoke_runtime::{AtEnd, DeviceKind, GenerateOptions, Plan, Prompt, Runtime, RuntimeBuilder, Statistics};
 use smoke_tests::{Goldens, asset};
+
+use crate::watched::Reads;
 
 const MODEL: &str = "tiny/llama";
 
@@ -56,6 +61,25 @@ fn what_stays_by_rule_is_read_once() {
 
     let error = builder(50, &["ram"]).open().unwrap_err().to_string();
     assert!(error.contains("to stay in memory") && error.contains("`ram` rules"), "{error}");
+}
+
+#[test]
+fn a_probe_reads_what_the_plan_streams() {
+    let (builder, reads) = Reads::of(builder(150, &["*.mlp.*=stream"]), Duration::ZERO);
+    let runtime = builder.open().unwrap();
+    let plan = runtime.plan(32).unwrap();
+    reads.take();
+    let probe = runtime.probe(&plan).unwrap();
+    assert!(probe.disk_bytes_per_second > 0.0 && probe.compute_bytes_per_second > 0.0, "{probe:?}");
+    let read: HashSet<(u64, u64)> = reads.take().iter().map(|read| (read.offset, read.offset + read.len)).collect();
+    let checkpoint = Checkpoint::open(asset(MODEL)).unwrap();
+    for tensor in checkpoint.index().iter() {
+        // No two of them overlap.
+        let common =
+            |&(from, to): &(u64, u64)| to.min(tensor.extent.end()).saturating_sub(from.max(tensor.extent.offset));
+        let expected = if tensor.name.contains(".mlp.") { tensor.extent.len } else { 0 };
+        assert_eq!(read.iter().map(common).sum::<u64>(), expected, "{} in {read:?}", tensor.name);
+    }
 }
 
 #[test]

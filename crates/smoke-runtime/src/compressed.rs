@@ -199,9 +199,11 @@ impl Compressed {
 
 /// What a generation knows of its passes when it thinks about copies.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Observed {
-    /// The load of the whole generation, and that at the moment.
-    pub(crate) loads: [Load; 2],
+pub(crate) struct Observation {
+    /// The load of the whole generation.
+    pub(crate) whole: Load,
+    /// The load at the moment.
+    pub(crate) now: Load,
     pub(crate) disk_bytes_per_second: f64,
     pub(crate) compute_seconds: f64,
     /// How many passes are to come.
@@ -243,11 +245,11 @@ impl Runtime {
 
     /// Makes copies from here on if they are worth it, and pins what is left room for. Returns the plan of the whole
     /// generation, if it is another one now.
-    pub(crate) fn consider_copies(&self, observed: Observed) -> Option<Plan> {
+    pub(crate) fn consider_copies(&self, observed: Observation) -> Option<Plan> {
         let compressed = self.compressed.as_ref()?;
         // Nobody changes the budget meanwhile.
         let _load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
-        let [whole, now] = observed.loads;
+        let Observation { whole, now, .. } = observed;
         let plan = self.plan_load(whole).ok()?;
         let pass = self.pass(&plan, observed.disk_bytes_per_second, observed.compute_seconds);
         let is_of_use = compressed.is_forced || pass.waits();

@@ -9,7 +9,7 @@ use smoke_models::Model;
 use smoke_models::text::{Sampler, Sampling, StreamDecoder};
 use smoke_prefetch::StreamStats;
 
-use crate::compressed::{Compressed, Observed};
+use crate::compressed::{Compressed, Observation};
 use crate::error::RuntimeError;
 use crate::plan::{Plan, prefill_chunk};
 use crate::runtime::Runtime;
@@ -319,8 +319,9 @@ impl Generation<'_> {
         let reading = now.reading.checked_sub(before.reading).filter(|reading| !reading.is_zero());
         let bytes = now.bytes_read.checked_sub(before.bytes_read).filter(|&bytes| bytes > 0);
         let Some((reading, bytes)) = reading.zip(bytes) else { return };
-        let observed = Observed {
-            loads: [self.session.planned(), self.session.load_at(self.session.cache().len())],
+        let observed = Observation {
+            whole: self.session.planned(),
+            now: self.session.load_at(self.session.cache().len()),
             disk_bytes_per_second: bytes as f64 / reading.as_secs_f64(),
             compute_seconds: time.saturating_sub(stall).as_secs_f64(),
             passes,

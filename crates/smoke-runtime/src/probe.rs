@@ -1,11 +1,15 @@
 //! How fast this machine is, measured in about two seconds: disk and kernels alone, and together.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use smoke_core::Encoding;
+use smoke_core::{Encoding, UnitId};
+use smoke_predict::RoutedUnit;
+use smoke_prefetch::Streamer;
 use smoke_quant::PackedMatrix;
-use smoke_storage::{AlignedBuffer, Extent, SourceError, WeightSource};
+use smoke_storage::{AlignedBuffer, SourceError, UnitMap, WeightSource};
 
 use crate::compressed::most_common;
 use crate::plan::Plan;
@@ -53,18 +57,18 @@ const TURN: Duration = Duration::from_millis(120);
 const MATRIX_BYTES: u64 = 160 << 20;
 
 impl Probe {
-    /// Reads parts of the checkpoint with so many `readers` at once and multiplies by a matrix in its most common
-    /// encoding, both in pieces of `unit_bytes` as a run does, by turns alone and together.
+    /// Reads the units of `order` as the streamer would that has `streaming_bytes` for them, and multiplies by a matrix in
+    /// the checkpoint's most common encoding, in pieces as large as a unit, by turns alone and together.
     ///
     /// # Errors
     /// [`SourceError`] if the files cannot be read.
-    ///
-    /// # Panics
-    /// If `unit_bytes` is 0.
-    pub(crate) fn measure(source: &dyn WeightSource, unit_bytes: u64, readers: usize) -> Result<Self, SourceError> {
-        let common = most_common(source.index());
-        let mut disk = Disk::new(source, unit_bytes, readers);
-        let mut kernels = Kernels::new(common.unwrap_or(Encoding::F32), unit_bytes);
+    pub(crate) fn measure(streamer: &Streamer, order: Vec<UnitId>, streaming_bytes: u64) -> Result<Self, SourceError> {
+        let units = streamer.units();
+        let largest_bytes = units.units().map(|unit| units.buffer_bytes(unit)).fold(1, u64::max);
+        let common = most_common(streamer.source().index());
+        let disk = Disk::new(streamer, order, streaming_bytes.div_ceil(largest_bytes) as usize);
+        // Larger pieces are multiplied no faster, and this is beside the budget.
+        let mut kernels = Kernels::new(common.unwrap_or(Encoding::F32), largest_bytes.min(16 << 20));
         kernels.run(|| false);
         let mut turns: [Vec<f64>; 4] = Default::default();
         for _ in 0..TURNS {
@@ -132,53 +136,78 @@ impl Plan {
     }
 }
 
-/// Reads as the streamer does: whole units, as many at once, into memory that is used again.
+/// What is read where `pinned` stays, in the order of use, and of experts one token's share after another's. All of it where
+/// everything stays, so that there is a rate.
+pub(crate) fn streamed(cycle: &[UnitId], routed: &[RoutedUnit], pinned: &[UnitId]) -> Vec<UnitId> {
+    let largest_share = routed.iter().map(|routed| routed.share).fold(0.0, f32::max);
+    let tokens = (1.0 / largest_share.clamp(f32::EPSILON, 1.0)).round() as usize;
+    let experts = (0..tokens.min(routed.len())).flat_map(|token| routed.iter().skip(token).step_by(tokens));
+    let pinned: HashSet<&UnitId> = pinned.iter().collect();
+    let shared = cycle.iter().copied().filter(|unit| !pinned.contains(unit));
+    let streamed: Vec<UnitId> = shared.chain(experts.map(|routed| routed.unit)).collect();
+    if streamed.is_empty() { cycle.to_vec() } else { streamed }
+}
+
+/// Reads as the streamer does: the same units in the same order, as many at once, into memory that is used again. A disk may
+/// give less for units that lie apart than for what follows one another, and less into much memory than into little.
 struct Disk<'a> {
     source: &'a dyn WeightSource,
-    extents: Vec<Extent>,
+    units: &'a UnitMap,
+    order: Vec<UnitId>,
     /// Goes on from turn to turn: what was read a moment ago would come from a cache of the disk or the system. At the end
-    /// it begins anew, so a model that is read faster than in a second is measured in such a cache.
-    next: AtomicU64,
-    /// One for each reader.
-    buffers: Vec<AlignedBuffer>,
+    /// it begins anew, so units that are read faster than in a second are measured in such a cache.
+    next: AtomicUsize,
+    readers: usize,
+    /// Those that nobody reads into, the one that was filled the longest ago first.
+    buffers: Mutex<VecDeque<AlignedBuffer>>,
 }
 
 impl<'a> Disk<'a> {
-    fn new(source: &'a dyn WeightSource, unit_bytes: u64, readers: usize) -> Self {
-        let files = source.index().files().iter().zip(0_u32..);
-        let extents: Vec<Extent> = files
-            .flat_map(|(file, number)| {
-                (0..file.len.div_ceil(unit_bytes)).map(move |unit| {
-                    let offset = unit * unit_bytes;
-                    Extent { file: number, offset, len: unit_bytes.min(file.len - offset) }
-                })
-            })
-            .collect();
-        let mut buffers: Vec<_> = (0..readers).map(|_| AlignedBuffer::zeroed(unit_bytes as usize)).collect();
-        // Pages are made before anything is timed.
-        buffers.iter_mut().for_each(|buffer| buffer.fill(1));
-        Self { source, extents, next: AtomicU64::new(0), buffers }
+    fn new(streamer: &'a Streamer, order: Vec<UnitId>, buffers: usize) -> Self {
+        let (units, readers) = (streamer.units(), streamer.io_threads());
+        let largest_bytes = order.iter().map(|&unit| units.buffer_bytes(unit)).max().unwrap_or(0);
+        let buffer = || {
+            let mut buffer = AlignedBuffer::zeroed(largest_bytes as usize);
+            // Pages are made before anything is timed.
+            buffer.fill(1);
+            buffer
+        };
+        let buffers = (0..buffers.max(readers)).map(|_| buffer()).collect();
+        Self {
+            source: streamer.source(),
+            units,
+            order,
+            next: AtomicUsize::new(0),
+            readers,
+            buffers: Mutex::new(buffers),
+        }
+    }
+
+    fn buffers(&self) -> MutexGuard<'_, VecDeque<AlignedBuffer>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads units until it is told to stop; how many bytes.
+    fn read(&self, goes_on: &dyn Fn() -> bool) -> Result<u64, SourceError> {
+        let mut bytes = 0;
+        while goes_on() {
+            let unit = self.order[self.next.fetch_add(1, Relaxed) % self.order.len()];
+            let mut buffer = self.buffers().pop_front().expect("a buffer for each reader");
+            self.units.load_into(unit, self.source, &mut buffer, &|| false)?;
+            self.buffers().push_back(buffer);
+            bytes += self.units.buffer_bytes(unit);
+        }
+        Ok(bytes)
     }
 
     /// Bytes per second.
-    fn run(&mut self, goes_on: &(dyn Fn() -> bool + Sync)) -> Result<f64, SourceError> {
-        let Self { source, extents, next, buffers } = self;
-        let (source, extents, next): (&dyn WeightSource, &[Extent], &AtomicU64) = (*source, extents, next);
-        if extents.is_empty() {
+    fn run(&self, goes_on: &(dyn Fn() -> bool + Sync)) -> Result<f64, SourceError> {
+        if self.order.is_empty() {
             return Ok(0.0);
         }
-        let read = |buffer: &mut AlignedBuffer| -> Result<u64, SourceError> {
-            let mut bytes = 0;
-            while goes_on() {
-                let extent = extents[next.fetch_add(1, Relaxed) as usize % extents.len()];
-                source.read_at(extent, &mut buffer[..extent.len as usize])?;
-                bytes += extent.len;
-            }
-            Ok(bytes)
-        };
         let start = Instant::now();
         let bytes: Result<u64, SourceError> = std::thread::scope(|scope| {
-            let readers: Vec<_> = buffers.iter_mut().map(|buffer| scope.spawn(|| read(buffer))).collect();
+            let readers: Vec<_> = (0..self.readers).map(|_| scope.spawn(|| self.read(goes_on))).collect();
             readers.into_iter().map(|reader| reader.join().expect("a reader does not panic")).sum()
         });
         Ok(bytes? as f64 / start.elapsed().as_secs_f64())
@@ -253,6 +282,27 @@ mod tests {
         compute_beside_disk_bytes_per_second: 10e9,
     };
     const GB: u64 = 1_000_000_000;
+
+    fn units(numbers: impl IntoIterator<Item = u32>) -> Vec<UnitId> {
+        numbers.into_iter().map(UnitId).collect()
+    }
+
+    #[test]
+    fn what_streams_is_read_in_the_order_of_use() {
+        assert_eq!(streamed(&units([3, 0, 1, 3, 2]), &[], &units([0, 2])), units([3, 1, 3]));
+        assert_eq!(streamed(&units([1, 0]), &[], &units([0, 1])), units([1, 0]), "everything stays");
+        assert_eq!(streamed(&[], &[], &[]), []);
+    }
+
+    #[test]
+    fn experts_are_read_as_tokens_choose_them_and_each_once() {
+        // Two layers of four experts, of which a token uses two.
+        let expert = |unit| RoutedUnit { unit: UnitId(unit), place: unit as usize / 4, share: 0.5 };
+        let routed: Vec<_> = (2..10).map(expert).collect();
+        let shared = units([0, 1]);
+        assert_eq!(streamed(&shared, &routed, &shared), units([2, 4, 6, 8, 3, 5, 7, 9]));
+        assert_eq!(streamed(&shared, &routed, &units([0])), units([1, 2, 4, 6, 8, 3, 5, 7, 9]));
+    }
 
     #[test]
     fn what_is_longer_goes_on_alone_at_its_own_rate() {

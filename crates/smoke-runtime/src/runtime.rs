@@ -18,7 +18,7 @@ use crate::experts::{self, ExpertScore, Learning};
 use crate::generation::{GenerateOptions, Generation};
 use crate::held::Held;
 use crate::plan::{Load, Plan, Reading, Sizes};
-use crate::probe::Probe;
+use crate::probe::{Probe, streamed};
 use crate::state::{State, StateError};
 
 /// A model that is open: it generates text within a memory budget.
@@ -165,18 +165,15 @@ impl Runtime {
         self.plan_load(self.sizes().load(context_tokens))
     }
 
-    /// How fast the disk and the kernels are, for [`Plan::predict`]: reads from where the weights are, as many at a time and
-    /// as large as while the model runs, and conversion, where there is any, belongs to them. Takes about two seconds and
-    /// 200 to 300 MB beside the budget.
+    /// How fast the disk and the kernels are while a plan is followed, for [`Plan::predict`]: what it streams is read, as
+    /// many units at a time and into as much memory, and conversion, where there is any, belongs to them. Takes about two
+    /// seconds, and beside the budget 160 MB and what the plan has for streaming.
     ///
     /// # Errors
     /// [`SourceError`] if the weights cannot be read.
-    pub fn probe(&self) -> Result<Probe, SourceError> {
-        let streamer = self.weights.streamer();
-        let units = streamer.units();
-        let largest = units.units().map(|unit| units.buffer_bytes(unit)).fold(1, u64::max);
-        // Larger ones are read no faster, and this is beside the budget.
-        Probe::measure(streamer.source(), largest.min(16 << 20), streamer.io_threads())
+    pub fn probe(&self, plan: &Plan) -> Result<Probe, SourceError> {
+        let order = streamed(&self.schedule.cycle, &self.routed, &plan.pinned);
+        Probe::measure(self.weights.streamer(), order, plan.streaming_bytes)
     }
 
     /// How the budget is spent on `load`.

@@ -18,7 +18,7 @@ pub(crate) fn plan(arguments: &PlanArguments) -> Result {
     let runtime = open(&arguments.model, &arguments.memory, |builder| builder.compressed(arguments.compressed))?;
     let plan = runtime.plan(arguments.context.get())?;
     let measuring = spinner("measuring disk and kernels");
-    let probe = runtime.probe()?;
+    let probe = runtime.probe(&plan)?;
     let weighed = runtime.weigh_copies(&plan, &probe)?;
     measuring.finish_and_clear();
     let prediction = plan.predict(&probe);
