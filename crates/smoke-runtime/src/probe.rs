@@ -57,29 +57,26 @@ const TURN: Duration = Duration::from_millis(120);
 const MATRIX_BYTES: u64 = 160 << 20;
 
 impl Probe {
-    /// Reads the units of `order` as the streamer would that has `streaming_bytes` for them, and multiplies by a matrix in
-    /// the checkpoint's most common encoding, in pieces as large as a unit, by turns alone and together.
+    /// Reads the units of `order` as the streamer would, and multiplies by a matrix in the checkpoint's most common encoding,
+    /// in pieces as large as a unit, by turns alone and together.
     ///
     /// # Errors
     /// [`SourceError`] if the files cannot be read.
-    pub(crate) fn measure(streamer: &Streamer, order: Vec<UnitId>, streaming_bytes: u64) -> Result<Self, SourceError> {
+    pub(crate) fn measure(streamer: &Streamer, order: Vec<UnitId>) -> Result<Self, SourceError> {
         let units = streamer.units();
         let largest_bytes = units.units().map(|unit| units.buffer_bytes(unit)).fold(1, u64::max);
         let common = most_common(streamer.source().index());
-        let disk = Disk::new(streamer, order, streaming_bytes.div_ceil(largest_bytes) as usize);
+        let disk = Disk::new(streamer, order);
         // Larger pieces are multiplied no faster, and this is beside the budget.
         let mut kernels = Kernels::new(common.unwrap_or(Encoding::F32), largest_bytes.min(16 << 20));
         kernels.run(|| false);
         let mut turns: [Vec<f64>; 4] = Default::default();
         for _ in 0..TURNS {
-            let start = Instant::now();
-            let goes_on = || start.elapsed() < TURN;
-            turns[0].push(disk.run(&goes_on)?);
+            turns[0].push(disk.run(TURN)?);
             let start = Instant::now();
             turns[1].push(kernels.run(|| start.elapsed() < TURN));
-            let start = Instant::now();
             let (read, multiplied) = std::thread::scope(|scope| {
-                let reading = scope.spawn(|| disk.run(&|| start.elapsed() < TURN));
+                let reading = scope.spawn(|| disk.run(TURN));
                 // No longer than the other, or the end of one would be measured alone.
                 let multiplied = kernels.run(|| !reading.is_finished());
                 (reading.join().expect("a reader does not panic"), multiplied)
@@ -163,7 +160,7 @@ struct Disk<'a> {
 }
 
 impl<'a> Disk<'a> {
-    fn new(streamer: &'a Streamer, order: Vec<UnitId>, buffers: usize) -> Self {
+    fn new(streamer: &'a Streamer, order: Vec<UnitId>) -> Self {
         let (units, readers) = (streamer.units(), streamer.io_threads());
         let largest_bytes = order.iter().map(|&unit| units.buffer_bytes(unit)).max().unwrap_or(0);
         let buffer = || {
@@ -172,7 +169,8 @@ impl<'a> Disk<'a> {
             buffer.fill(1);
             buffer
         };
-        let buffers = (0..buffers.max(readers)).map(|_| buffer()).collect();
+        // For the unit in use, too: while the computation waits, the next one is read into the memory of the last.
+        let buffers = (0..readers + 1).map(|_| buffer()).collect();
         Self {
             source: streamer.source(),
             units,
@@ -187,30 +185,69 @@ impl<'a> Disk<'a> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads units until it is told to stop; how many bytes.
-    fn read(&self, goes_on: &dyn Fn() -> bool) -> Result<u64, SourceError> {
-        let mut bytes = 0;
-        while goes_on() {
+    /// Bytes per second.
+    fn run(&self, turn: Duration) -> Result<f64, SourceError> {
+        if self.order.is_empty() {
+            return Ok(0.0);
+        }
+        let flow = Mutex::new(Flow::new(Instant::now() + turn, 2 * self.readers));
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..self.readers).map(|_| scope.spawn(|| self.read(&flow))).collect();
+            readers.into_iter().try_for_each(|reader| reader.join().expect("a reader does not panic"))
+        })?;
+        let flow = flow.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(flow.bytes_per_second())
+    }
+
+    /// Reads units until the flow is measured.
+    fn read(&self, flow: &Mutex<Flow>) -> Result<(), SourceError> {
+        let flow = || flow.lock().unwrap_or_else(PoisonError::into_inner);
+        while !flow().is_measured() {
             let unit = self.order[self.next.fetch_add(1, Relaxed) % self.order.len()];
             let mut buffer = self.buffers().pop_front().expect("a buffer for each reader");
             self.units.load_into(unit, self.source, &mut buffer, &|| false)?;
             self.buffers().push_back(buffer);
-            bytes += self.units.buffer_bytes(unit);
+            flow().add(self.units.buffer_bytes(unit), Instant::now());
         }
-        Ok(bytes)
+        Ok(())
+    }
+}
+
+/// What came from the end of the first read to that of the last one, while others were always under way, as in a run: what
+/// a turn takes to begin and to end is no part of it.
+struct Flow {
+    until: Instant,
+    /// A slow disk may need longer than that for enough of them.
+    least_reads: usize,
+    between: Option<(Instant, Instant)>,
+    bytes: u64,
+    reads: usize,
+}
+
+impl Flow {
+    fn new(until: Instant, least_reads: usize) -> Self {
+        Self { until, least_reads, between: None, bytes: 0, reads: 0 }
     }
 
-    /// Bytes per second.
-    fn run(&self, goes_on: &(dyn Fn() -> bool + Sync)) -> Result<f64, SourceError> {
-        if self.order.is_empty() {
-            return Ok(0.0);
+    fn is_measured(&self) -> bool {
+        self.reads >= self.least_reads && self.between.is_some_and(|(_, last)| last >= self.until)
+    }
+
+    /// A read of so many bytes has ended.
+    fn add(&mut self, bytes: u64, now: Instant) {
+        if self.is_measured() {
+            return;
         }
-        let start = Instant::now();
-        let bytes: Result<u64, SourceError> = std::thread::scope(|scope| {
-            let readers: Vec<_> = (0..self.readers).map(|_| scope.spawn(|| self.read(goes_on))).collect();
-            readers.into_iter().map(|reader| reader.join().expect("a reader does not panic")).sum()
-        });
-        Ok(bytes? as f64 / start.elapsed().as_secs_f64())
+        let Some((_, last)) = &mut self.between else {
+            self.between = Some((now, now));
+            return;
+        };
+        (*last, self.bytes, self.reads) = (now.max(*last), self.bytes + bytes, self.reads + 1);
+    }
+
+    fn bytes_per_second(&self) -> f64 {
+        let duration = self.between.map_or(Duration::ZERO, |(first, last)| last - first);
+        self.bytes as f64 / duration.max(Duration::from_nanos(1)).as_secs_f64()
     }
 }
 
@@ -302,6 +339,21 @@ mod tests {
         let shared = units([0, 1]);
         assert_eq!(streamed(&shared, &routed, &shared), units([2, 4, 6, 8, 3, 5, 7, 9]));
         assert_eq!(streamed(&shared, &routed, &units([0])), units([1, 2, 4, 6, 8, 3, 5, 7, 9]));
+    }
+
+    #[test]
+    fn a_flow_is_what_comes_while_it_flows() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut flow = Flow::new(at(100), 3);
+        // The first took a start, and the one that ends after the turn has nothing beside it any more.
+        for (milliseconds, bytes, is_measured) in
+            [(50, 9000, false), (60, 20, false), (110, 20, false), (150, 60, true), (190, 9000, true)]
+        {
+            flow.add(bytes, at(milliseconds));
+            assert_eq!(flow.is_measured(), is_measured, "{milliseconds} ms");
+        }
+        assert!((flow.bytes_per_second() - 1000.0).abs() < 1e-6, "{}", flow.bytes_per_second());
     }
 
     #[test]

@@ -166,14 +166,14 @@ impl Runtime {
     }
 
     /// How fast the disk and the kernels are while a plan is followed, for [`Plan::predict`]: what it streams is read, as
-    /// many units at a time and into as much memory, and conversion, where there is any, belongs to them. Takes about two
-    /// seconds, and beside the budget 160 MB and what the plan has for streaming.
+    /// many units at a time, and conversion, where there is any, belongs to them. Takes about two seconds, and beside the
+    /// budget 160 MB and a few units.
     ///
     /// # Errors
     /// [`SourceError`] if the weights cannot be read.
     pub fn probe(&self, plan: &Plan) -> Result<Probe, SourceError> {
         let order = streamed(&self.schedule.cycle, &self.routed, &plan.pinned);
-        Probe::measure(self.weights.streamer(), order, plan.streaming_bytes)
+        Probe::measure(self.weights.streamer(), order)
     }
 
     /// How the budget is spent on `load`.
