@@ -164,13 +164,16 @@ fn numbers(runs: &Value, key: &str) -> Result<Vec<f64>> {
 
 fn print_limit(report: &Value) -> Result<()> {
     let limit = report["limit_bytes"].as_u64().unwrap_or(0);
+    // NaN where it did not run.
     let llama_cpp = spread(numbers(&report["llama_cpp"], "tokens_per_second")?)[1];
+    let or_dash = |number: f64| if number.is_nan() { "-".to_owned() } else { format!("{number:.2}") };
     let disk = spread(numbers(&report["plans"], "disk_bytes_per_second")?)[1];
     let compute = spread(numbers(&report["plans"], "compute_bytes_per_second")?)[1];
     let pass = spread(numbers(&report["plans"], "pass_bytes")?)[1];
     println!(
-        "Limit {}: llama.cpp {llama_cpp:.2} tok/s; disk {:.2} GB/s, kernels {:.1} GB/s\n",
+        "Limit {}: llama.cpp {} tok/s; disk {:.2} GB/s, kernels {:.1} GB/s\n",
         limit_name(limit),
+        or_dash(llama_cpp),
         disk / 1e9,
         compute / 1e9
     );
@@ -184,9 +187,9 @@ fn print_limit(report: &Value) -> Result<()> {
         let min_bytes = middle("min_bytes_read_per_token")?;
         let bound = 1.0 / (min_bytes / disk).max(pass / compute);
         println!(
-            "| {} | {rate:.2} ({slowest:.2}–{fastest:.2}) | {:.2} | {:.1} | {:.1} | {:.3} | {:.3} | {bound:.2} | {:.2} | {:.2} | {:.2} | {:.0}, {:.0}, {:.0} |",
+            "| {} | {rate:.2} ({slowest:.2}–{fastest:.2}) | {} | {:.1} | {:.1} | {:.3} | {:.3} | {bound:.2} | {:.2} | {:.2} | {:.2} | {:.0}, {:.0}, {:.0} |",
             case["way"].as_str().unwrap_or_default(),
-            rate / llama_cpp,
+            or_dash(rate / llama_cpp),
             middle("bytes_read_per_token")? / 1e6,
             min_bytes / 1e6,
             middle("byte_hit_rate")?,
