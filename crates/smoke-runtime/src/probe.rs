@@ -66,7 +66,7 @@ impl Probe {
         let units = streamer.units();
         let largest_bytes = units.units().map(|unit| units.buffer_bytes(unit)).fold(1, u64::max);
         let common = most_common(streamer.source().index());
-        let disk = Disk::new(streamer, order);
+        let disk = Disk::new(streamer, order, largest_bytes);
         // Larger pieces are multiplied no faster, and this is beside the budget.
         let mut kernels = Kernels::new(common.unwrap_or(Encoding::F32), largest_bytes.min(16 << 20));
         kernels.run(|| false);
@@ -160,9 +160,8 @@ struct Disk<'a> {
 }
 
 impl<'a> Disk<'a> {
-    fn new(streamer: &'a Streamer, order: Vec<UnitId>) -> Self {
-        let (units, readers) = (streamer.units(), streamer.io_threads());
-        let largest_bytes = order.iter().map(|&unit| units.buffer_bytes(unit)).max().unwrap_or(0);
+    fn new(streamer: &'a Streamer, order: Vec<UnitId>, largest_bytes: u64) -> Self {
+        let readers = streamer.io_threads();
         let buffer = || {
             let mut buffer = AlignedBuffer::zeroed(largest_bytes as usize);
             // Pages are made before anything is timed.
@@ -173,7 +172,7 @@ impl<'a> Disk<'a> {
         let buffers = (0..readers + 1).map(|_| buffer()).collect();
         Self {
             source: streamer.source(),
-            units,
+            units: streamer.units(),
             order,
             next: AtomicUsize::new(0),
             readers,

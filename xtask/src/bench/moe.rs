@@ -16,7 +16,7 @@ use super::cold::{Outcome, forget, run_cold};
 use super::decode::limit_name;
 use super::llama_cpp::LlamaCpp;
 use super::random_model::{self, RandomModel};
-use super::smoke::{Smoke, number, spread};
+use super::smoke::{Smoke, number, shown, spread};
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -164,16 +164,15 @@ fn numbers(runs: &Value, key: &str) -> Result<Vec<f64>> {
 
 fn print_limit(report: &Value) -> Result<()> {
     let limit = report["limit_bytes"].as_u64().unwrap_or(0);
-    // NaN where it did not run.
-    let llama_cpp = spread(numbers(&report["llama_cpp"], "tokens_per_second")?)[1];
-    let or_dash = |number: f64| if number.is_nan() { "-".to_owned() } else { format!("{number:.2}") };
+    let llama_cpp = numbers(&report["llama_cpp"], "tokens_per_second")?;
+    let llama_cpp = (!llama_cpp.is_empty()).then(|| spread(llama_cpp)[1]);
     let disk = spread(numbers(&report["plans"], "disk_bytes_per_second")?)[1];
     let compute = spread(numbers(&report["plans"], "compute_bytes_per_second")?)[1];
     let pass = spread(numbers(&report["plans"], "pass_bytes")?)[1];
     println!(
         "Limit {}: llama.cpp {} tok/s; disk {:.2} GB/s, kernels {:.1} GB/s\n",
         limit_name(limit),
-        or_dash(llama_cpp),
+        shown(llama_cpp, 2),
         disk / 1e9,
         compute / 1e9
     );
@@ -189,7 +188,7 @@ fn print_limit(report: &Value) -> Result<()> {
         println!(
             "| {} | {rate:.2} ({slowest:.2}–{fastest:.2}) | {} | {:.1} | {:.1} | {:.3} | {:.3} | {bound:.2} | {:.2} | {:.2} | {:.2} | {:.0}, {:.0}, {:.0} |",
             case["way"].as_str().unwrap_or_default(),
-            or_dash(rate / llama_cpp),
+            shown(llama_cpp.map(|llama_cpp| rate / llama_cpp), 2),
             middle("bytes_read_per_token")? / 1e6,
             min_bytes / 1e6,
             middle("byte_hit_rate")?,

@@ -7,5 +7,6 @@ mod laws;
 mod loader;
 mod model;
 mod reads;
+mod room;
 mod streamer;
 mod warm;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use smoke_replay::chart::{Chart, Scale, Series, Style};
 
-use super::super::smoke::{number, spread};
+use super::super::smoke::{number, shown, spread};
 use super::{Case, Engine, Session, limit_name};
 
 /// The runs of a whole benchmark.
@@ -34,11 +34,6 @@ impl Case {
     fn peak_bytes(&self, engine: Engine) -> Option<u64> {
         self.runs.iter().filter(|(of, _)| *of == engine).filter_map(|(_, outcome)| outcome.peak_bytes).max()
     }
-}
-
-/// A figure, or a dash.
-fn shown(figure: Option<f64>, decimals: usize) -> String {
-    figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.decimals$}"))
 }
 
 impl Report<'_> {
